@@ -101,7 +101,7 @@ pub struct Response {
 }
 
 /// Names from the route's configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiNames {
     /// The path template: `/orders/{id}`.
     pub route: Option<String>,

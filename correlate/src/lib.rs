@@ -2,8 +2,9 @@
 //!
 //! Pure: reads no clock, owns no channel, does no I/O. Callers bring the two halves and the time.
 //!
-//! In reading order: [`socket`] and [`exchange`] are the two halves.
+//! In reading order: [`socket`] and [`exchange`] are the two halves, [`record`] is what they become.
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+pub mod record;
 pub mod socket;

@@ -1,0 +1,526 @@
+//! How one value of the record looks in JSON, and back.
+//!
+//! Writes bytes straight into the caller's buffer: a record is written once per call, and an
+//! intermediate tree costs more than everything else together.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write as _;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use uuid::Uuid;
+
+use crate::exchange::{Stage, Text};
+use crate::socket::{Close, Coverage, SocketCookie};
+
+use super::{AckKind, Address, Attribution, Kind, Settled, TcpFlags, Timestamp};
+
+/// What a field's value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// A JSON string.
+    Text,
+    /// A JSON integer.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// A 64-bit number as a decimal string, since it does not fit a double.
+    Id,
+    /// RFC 3339 in UTC with microseconds.
+    Timestamp,
+    /// A UUID, lower-case with hyphens.
+    Uuid,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// TCP flag names, comma-separated: `PSH,ACK`.
+    TcpFlags,
+    /// A JSON array.
+    List(&'static ValueKind),
+    /// A JSON object with these members.
+    Object(&'static [(&'static str, ValueKind)]),
+    /// Any number of keys below the field's name, each a JSON string.
+    FreeKeys,
+}
+
+/// One value: written as JSON, read back, cut to a length.
+pub(crate) trait Datum: Sized {
+    const VALUE: ValueKind;
+    fn write(&self, out: &mut Vec<u8>);
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error>;
+    /// Shortens text to `max` bytes; says whether it did.
+    fn cut(&mut self, _max: usize) -> bool {
+        false
+    }
+}
+
+/// One field of a record: a value that may be absent.
+pub(crate) trait Slot: Sized {
+    const VALUE: ValueKind;
+    fn is_absent(&self) -> bool;
+    /// Writes `key` (quoted, with its colon), the value and a comma.
+    fn write_member(&self, key: &str, out: &mut Vec<u8>);
+    fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error>;
+    fn cut_member(&mut self, max: usize) -> bool;
+}
+
+impl<T: Datum> Slot for Option<T> {
+    const VALUE: ValueKind = T::VALUE;
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+    #[inline]
+    fn write_member(&self, key: &str, out: &mut Vec<u8>) {
+        if let Some(value) = self {
+            out.extend_from_slice(key.as_bytes());
+            value.write(out);
+            out.push(b',');
+        }
+    }
+    fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        map.next_value_seed(Seed::<T>(PhantomData)).map(Some)
+    }
+    fn cut_member(&mut self, max: usize) -> bool {
+        self.as_mut().is_some_and(|value| value.cut(max))
+    }
+}
+
+impl<T: Datum> Slot for Vec<T> {
+    const VALUE: ValueKind = ValueKind::List(&T::VALUE);
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+    fn write_member(&self, key: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(key.as_bytes());
+        out.push(b'[');
+        for (index, value) in self.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            value.write(out);
+        }
+        out.extend_from_slice(b"],");
+    }
+    fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        map.next_value_seed(ListSeed::<T>(PhantomData))
+    }
+    fn cut_member(&mut self, max: usize) -> bool {
+        // Not `any`: it stops at the first one that was cut.
+        self.iter_mut()
+            .fold(false, |cut, value| value.cut(max) | cut)
+    }
+}
+
+/// Fields that every record has.
+macro_rules! always {
+    ($($ty:ty),*) => {$(
+        impl Slot for $ty {
+            const VALUE: ValueKind = <$ty as Datum>::VALUE;
+            fn is_absent(&self) -> bool {
+                false
+            }
+            fn write_member(&self, key: &str, out: &mut Vec<u8>) {
+                out.extend_from_slice(key.as_bytes());
+                Datum::write(self, out);
+                out.push(b',');
+            }
+            fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+                map.next_value_seed(Seed::<$ty>(PhantomData))
+            }
+            fn cut_member(&mut self, max: usize) -> bool {
+                Datum::cut(self, max)
+            }
+        }
+    )*};
+}
+always!(Kind, Uuid, Timestamp, Text, String);
+
+pub(crate) struct Seed<T>(pub(crate) PhantomData<T>);
+
+impl<'de, T: Datum> DeserializeSeed<'de> for Seed<T> {
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::read(deserializer)
+    }
+}
+
+struct ListSeed<T>(PhantomData<T>);
+
+impl<'de, T: Datum> DeserializeSeed<'de> for ListSeed<T> {
+    type Value = Vec<T>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Datum> Visitor<'de> for ListSeed<T> {
+    type Value = Vec<T>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element_seed(Seed::<T>(PhantomData))? {
+            list.push(value);
+        }
+        Ok(list)
+    }
+}
+
+macro_rules! integers {
+    ($($ty:ty),*) => {$(
+        impl Datum for $ty {
+            const VALUE: ValueKind = ValueKind::Integer;
+            #[inline]
+            fn write(&self, out: &mut Vec<u8>) {
+                #[allow(unused_comparisons, reason = "one body for signed and unsigned")]
+                if *self < 0 {
+                    out.push(b'-');
+                }
+                write_decimal((i128::from(*self)).unsigned_abs() as u64, out);
+            }
+            fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <$ty>::deserialize(deserializer)
+            }
+        }
+    )*};
+}
+integers!(u8, u16, u32, u64, i64);
+
+impl Datum for bool {
+    const VALUE: ValueKind = ValueKind::Boolean;
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if *self { b"true" } else { b"false" });
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bool::deserialize(deserializer)
+    }
+}
+
+impl Datum for String {
+    const VALUE: ValueKind = ValueKind::Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_text(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)
+    }
+    fn cut(&mut self, max: usize) -> bool {
+        let cut = self.len() > max;
+        if cut {
+            self.truncate(self.floor_char_boundary(max));
+        }
+        cut
+    }
+}
+
+impl Datum for Text {
+    const VALUE: ValueKind = ValueKind::Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_text(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Cow::Owned)
+    }
+    fn cut(&mut self, max: usize) -> bool {
+        self.len() > max && self.to_mut().cut(max)
+    }
+}
+
+impl Datum for Arc<str> {
+    const VALUE: ValueKind = ValueKind::Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_text(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Arc::from)
+    }
+    fn cut(&mut self, max: usize) -> bool {
+        let cut = self.len() > max;
+        if cut {
+            *self = Arc::from(&self[..self.floor_char_boundary(max)]);
+        }
+        cut
+    }
+}
+
+impl Datum for Uuid {
+    const VALUE: ValueKind = ValueKind::Uuid;
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        out.push(b'"');
+        out.extend_from_slice(self.hyphenated().encode_lower(&mut text).as_bytes());
+        out.push(b'"');
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Uuid::deserialize(deserializer)
+    }
+}
+
+impl Datum for SocketCookie {
+    const VALUE: ValueKind = ValueKind::Id;
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
+        write_decimal(self.get(), out);
+        out.push(b'"');
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let raw: Option<u64> = text.parse().ok();
+        raw.and_then(SocketCookie::new)
+            .ok_or_else(|| D::Error::custom(format_args!("{text:?} is not a socket cookie")))
+    }
+}
+
+impl Datum for IpAddr {
+    const VALUE: ValueKind = ValueKind::Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_displayed(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IpAddr::deserialize(deserializer)
+    }
+}
+
+impl Datum for Address {
+    const VALUE: ValueKind = ValueKind::Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Address::Ip(ip) => ip.write(out),
+            Address::Other(text) => text.write(out),
+        }
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| match text.parse() {
+            Ok(ip) => Address::Ip(ip),
+            Err(_) => Address::Other(text),
+        })
+    }
+    fn cut(&mut self, max: usize) -> bool {
+        match self {
+            Address::Ip(_) => false,
+            Address::Other(text) => text.cut(max),
+        }
+    }
+}
+
+impl Datum for Timestamp {
+    const VALUE: ValueKind = ValueKind::Timestamp;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_displayed(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Datum for TcpFlags {
+    const VALUE: ValueKind = ValueKind::TcpFlags;
+    fn write(&self, out: &mut Vec<u8>) {
+        write_displayed(self, out);
+    }
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Types that are one of a few words.
+macro_rules! words {
+    ($($ty:ident { $($variant:ident = $word:literal),* $(,)? })*) => {$(
+        impl $ty {
+            /// Every word the record may hold here.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// The word that stands for it in a record.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $($ty::$variant => $word,)*
+                }
+            }
+
+            /// The value a word stands for.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some($ty::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Datum for $ty {
+            const VALUE: ValueKind = ValueKind::OneOf(<$ty>::WORDS);
+            fn write(&self, out: &mut Vec<u8>) {
+                out.push(b'"');
+                out.extend_from_slice(self.word().as_bytes());
+                out.push(b'"');
+            }
+            fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                <$ty>::from_word(&word).ok_or_else(|| D::Error::unknown_variant(&word, <$ty>::WORDS))
+            }
+        }
+    )*};
+}
+
+words! {
+    Kind { Call = "call", Connection = "connection", External = "external", Progress = "progress" }
+    Coverage { None = "none", TcpInfo = "tcp_info", Ebpf = "ebpf" }
+    Attribution { Exact = "exact", Shared = "shared", Partial = "partial" }
+    Settled {
+        Acked = "acked",
+        Closed = "closed",
+        Deadline = "deadline",
+        Evicted = "evicted",
+        Shutdown = "shutdown",
+    }
+    AckKind { Pure = "pure", Data = "data" }
+    Close {
+        FinPeer = "fin_peer",
+        FinLocal = "fin_local",
+        RstIn = "rst_in",
+        RstOut = "rst_out",
+        Timeout = "timeout",
+    }
+    Stage { Tcp = "tcp", Tls = "tls", Head = "head" }
+}
+
+/// A JSON object inside a record, its members named in one place.
+macro_rules! object {
+    ($(#[$meta:meta])* pub struct $ty:ident { $($name:literal $ident:ident: $member:ty, $doc:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $ty {
+            $(#[doc = $doc] pub $ident: $member,)*
+        }
+
+        impl $crate::record::value::Datum for $ty {
+            const VALUE: $crate::record::ValueKind = $crate::record::ValueKind::Object(&[
+                $(($name, <$member as $crate::record::value::Slot>::VALUE),)*
+            ]);
+            fn write(&self, out: &mut Vec<u8>) {
+                use $crate::record::value::Slot as _;
+                out.push(b'{');
+                $(if !self.$ident.is_absent() {
+                    self.$ident.write_member(concat!("\"", $name, "\":"), out);
+                })*
+                $crate::record::value::end_object(out);
+            }
+            fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Members;
+                impl<'de> serde::de::Visitor<'de> for Members {
+                    type Value = $ty;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<$ty, A::Error> {
+                        let mut object = <$ty>::default();
+                        while let Some(key) = map.next_key::<String>()? {
+                            match key.as_str() {
+                                $($name => object.$ident = $crate::record::value::Slot::read_member(&mut map)?,)*
+                                _ => {
+                                    map.next_value::<serde::de::IgnoredAny>()?;
+                                }
+                            }
+                        }
+                        Ok(object)
+                    }
+                }
+                deserializer.deserialize_map(Members)
+            }
+            fn cut(&mut self, max: usize) -> bool {
+                use $crate::record::value::Slot as _;
+                let mut cut = false;
+                $(cut |= self.$ident.cut_member(max);)*
+                cut
+            }
+        }
+    };
+}
+pub(crate) use object;
+
+/// Ends an object of `"key":value,` members.
+pub(crate) fn end_object(out: &mut Vec<u8>) {
+    if out.last() == Some(&b',') {
+        out.pop();
+    }
+    out.push(b'}');
+}
+
+fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn write_displayed(value: &impl fmt::Display, out: &mut Vec<u8>) {
+    write!(out, "\"{value}\"").expect("a Vec takes every byte");
+}
+
+/// Writes a JSON string. Beyond what JSON demands it escapes whatever a terminal or a line reader
+/// might act on: DEL, the C1 controls and the Unicode line ends.
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    write_escaped(text, out);
+    out.push(b'"');
+}
+
+pub(crate) fn write_escaped(text: &str, out: &mut Vec<u8>) {
+    const SUSPECT: [bool; 256] = {
+        let mut suspect = [false; 256];
+        let mut byte = 0;
+        while byte < 0x20 {
+            suspect[byte] = true;
+            byte += 1;
+        }
+        suspect[b'"' as usize] = true;
+        suspect[b'\\' as usize] = true;
+        suspect[0x7f] = true;
+        suspect[0xc2] = true; // leads U+0080 to U+00BF
+        suspect[0xe2] = true; // leads U+2000 to U+2FFF
+        suspect
+    };
+
+    let bytes = text.as_bytes();
+    let mut clean_from = 0;
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if !SUSPECT[usize::from(byte)] {
+            at += 1;
+            continue;
+        }
+        let (point, length) = match (byte, &bytes[at..]) {
+            (0xc2, [_, next, ..]) if *next < 0xa0 => (u32::from(*next), 2),
+            (0xe2, [_, 0x80, last @ (0xa8 | 0xa9), ..]) => (0x2000 + u32::from(*last - 0x80), 3),
+            (0xc2 | 0xe2, _) => {
+                at += 1;
+                continue;
+            }
+            _ => (u32::from(byte), 1),
+        };
+        out.extend_from_slice(&bytes[clean_from..at]);
+        match point {
+            0x22 => out.extend_from_slice(b"\\\""),
+            0x5c => out.extend_from_slice(b"\\\\"),
+            0x0a => out.extend_from_slice(b"\\n"),
+            0x0d => out.extend_from_slice(b"\\r"),
+            0x09 => out.extend_from_slice(b"\\t"),
+            _ => write!(out, "\\u{point:04x}").expect("a Vec takes every byte"),
+        }
+        at += length;
+        clean_from = at;
+    }
+    out.extend_from_slice(&bytes[clean_from..]);
+}
