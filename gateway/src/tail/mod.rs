@@ -130,7 +130,7 @@ pub fn run(args: TailArgs) -> anyhow::Result<ExitCode> {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<OutputError>()
-        .is_some_and(|error| error.0.kind() == io::ErrorKind::BrokenPipe)
+        .is_some_and(OutputError::is_broken_pipe)
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
@@ -230,6 +230,17 @@ fn show_stream(
 #[error("cannot write to standard output")]
 pub(crate) struct OutputError(#[source] io::Error);
 
+impl OutputError {
+    pub(crate) fn new(source: io::Error) -> Self {
+        Self(source)
+    }
+
+    /// The reader of our output is gone.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
 /// Draws the records that pass the filter. What it writes is whole lines, a batch at a time.
 struct Screen<W> {
     out: W,
@@ -306,7 +317,7 @@ impl<W: Write> Screen<W> {
         self.batch.clear();
         // The window may have been resized; the next batch is drawn for its new width.
         self.paint = Paint::of_stdout(self.color);
-        written.map_err(OutputError)
+        written.map_err(OutputError::new)
     }
 
     /// Tells the person at the terminal, beside the records.

@@ -226,6 +226,19 @@ mod tests {
     }
 
     #[test]
+    fn every_name_is_one_the_schema_has() {
+        let view = serde_json::to_value(View::default()).expect("a view is JSON");
+        for name in view.as_object().expect("an object").keys() {
+            assert!(
+                calltap_correlate::record::FIELDS
+                    .iter()
+                    .any(|field| field.name == name),
+                "no record has a field {name}"
+            );
+        }
+    }
+
+    #[test]
     fn each_part_is_read_from_its_own_field() {
         for (index, part) in Part::ALL.into_iter().enumerate() {
             let line = format!(r#"{{"time.{}_us":7}}"#, part.name());
