@@ -1,0 +1,25 @@
+# The commands of everyday work. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## See calltap at work: an order API, clients that misbehave, a record for every call
+	@scripts/bootstrap
+	cargo run --profile quick -p calltap -- demo
+
+test: ## Run every test; those that need privileges say so where they are skipped
+	@scripts/bootstrap --test
+	cargo test --workspace --no-fail-fast
+
+lint: ## Check formatting and lints
+	@scripts/bootstrap
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+bench: ## Measure what a record costs, beside other gateways
+	@scripts/bootstrap --test
+	cargo build --release -p calltap
+	cargo run --release -p calltap-loadtest -- bench
