@@ -1,1 +1,251 @@
-//! To be filled.
+//! The configuration: `gateway.toml`'s defaults, the user's file laid over them, the flags of
+//! `run` over both, read into types that cannot be wrong.
+//!
+//! Reports every mistake of a file at once, each with its line and what to do. Opens no socket and
+//! starts nothing; the only files it reads are the configuration and the PEM files and the token it
+//! names.
+
+mod error;
+mod files;
+mod read;
+mod restart;
+mod section;
+mod settings;
+mod tree;
+
+use std::fmt;
+use std::path::Path;
+
+pub(crate) use error::ConfigError;
+pub(crate) use settings::*;
+
+use section::{Field, Mistakes};
+use tree::{Entry, Node, Origin, Place, Table, Value};
+
+/// The defaults, with a sentence each.
+pub(crate) const DEFAULTS: &str = include_str!("../../gateway.toml");
+
+/// The flags of `run` that stand over the file, as they were typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overrides {
+    /// `--listen`: plain listeners instead of the file's.
+    pub(crate) listen: Vec<String>,
+    /// `--upstream`: endpoints of the group `default`, with one route `default` that takes every
+    /// call there, instead of the file's groups and routes.
+    pub(crate) upstream: Vec<String>,
+    /// `--records`: `records.path`.
+    pub(crate) records: Option<String>,
+    /// `--tap`: `tap.mode`.
+    pub(crate) tap: Option<String>,
+    /// `--admin`: `admin.address`.
+    pub(crate) admin: Option<String>,
+    /// `--workers`: `workers`.
+    pub(crate) workers: Option<usize>,
+}
+
+/// Reads the configuration: defaults, the file if there is one, the flags.
+///
+/// # Errors
+///
+/// Every mistake there is, in the order of the file; never an empty list.
+pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let Some(path) = path else {
+        return parse("calltap", "", overrides);
+    };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&name, &text, overrides),
+        Err(error) => {
+            let place = Place::begin(&Origin::flag(&name));
+            Err(vec![place.mistake(
+                "",
+                format!("cannot read the file: {error}"),
+                None,
+            )])
+        }
+    }
+}
+
+/// Reads a file as `load` does and says what it configures.
+///
+/// # Errors
+///
+/// Every mistake there is, in the order of the file.
+pub(crate) fn check(path: &Path) -> Result<Summary, Vec<ConfigError>> {
+    load(Some(path), &Overrides::default()).map(|config| Summary::of(&config))
+}
+
+/// What a file configures, in a sentence per subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    lines: Vec<String>,
+}
+
+impl Summary {
+    fn of(config: &Config) -> Self {
+        let mut lines = Vec::new();
+        for listener in &config.listeners {
+            let scheme = match (&listener.tls, listener.h2c) {
+                (
+                    Some(ListenerTls {
+                        client_ca: Some(_), ..
+                    }),
+                    _,
+                ) => "https, asks clients for a certificate",
+                (Some(_), _) => "https",
+                (None, true) => "http and h2c",
+                (None, false) => "http",
+            };
+            lines.push(format!("listens on {} ({scheme})", listener.address));
+        }
+        for route in config.routes.routes() {
+            let methods = if route.methods.is_empty() {
+                "every method".to_owned()
+            } else {
+                route.methods.join(", ")
+            };
+            let host = route
+                .host
+                .as_ref()
+                .map_or_else(|| "any host".to_owned(), ToString::to_string);
+            let (name, path, upstream) = (&route.name, route.template.as_str(), &route.upstream);
+            lines.push(format!(
+                "route {name}: {host}, {path}, {methods} -> {upstream}"
+            ));
+        }
+        for upstream in config.upstreams.values() {
+            let endpoints: Vec<String> =
+                upstream.endpoints.iter().map(ToString::to_string).collect();
+            lines.push(format!(
+                "upstream {}: {}",
+                upstream.name,
+                endpoints.join(", ")
+            ));
+        }
+        lines.push(match &config.records.path {
+            RecordsPath::File(path) => format!("records go to {}", path.display()),
+            RecordsPath::Stdout => "records go to standard output".to_owned(),
+            RecordsPath::None => "records are not written".to_owned(),
+        });
+        lines.push(match &config.admin {
+            Some(admin) => format!("admin API on {}", admin.address),
+            None => "no admin API".to_owned(),
+        });
+        Self { lines }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Config {
+    /// The keys that changed and need a restart, as mistakes of the new file. Routes, upstreams and
+    /// certificates reload; when this is not empty the new file is to be refused as a whole.
+    pub(crate) fn needs_restart(&self, new: &Config) -> Vec<ConfigError> {
+        restart::changed(&self.written, &new.written)
+    }
+}
+
+/// Reads a file's text under a name.
+fn parse(name: &str, text: &str, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let (mut root, _) = tree::parse(&Origin::built_in("gateway.toml (built in)", DEFAULTS));
+    let (file, syntax) = tree::parse(&Origin::file(name, text));
+    let mistakes = Mistakes::after_syntax(syntax);
+    let known = root.clone();
+    root.overlay(file);
+    read::drop_unknown_defaults(&mut root, &known, &mistakes);
+    overrides.lay_over(&mut root);
+    let config = read::config(Field::root(&root, &mistakes), &root);
+    let mistakes = mistakes.into_sorted();
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(mistakes),
+    }
+}
+
+impl Overrides {
+    fn lay_over(&self, root: &mut Node) {
+        let text = |flag: &str, text: &str| Node::text(&Place::begin(&Origin::flag(flag)), text);
+        let table = |place: &Place, entries: Vec<(&str, Node)>| {
+            let entry = |(name, node): (&str, Node)| {
+                (
+                    name.to_owned(),
+                    Entry {
+                        key: place.clone(),
+                        node,
+                    },
+                )
+            };
+            Node {
+                place: place.clone(),
+                value: Value::Table(entries.into_iter().map(entry).collect::<Table>()),
+            }
+        };
+        if !self.listen.is_empty() {
+            let listener = |address: &String| {
+                let address = text("--listen", address);
+                table(&address.place.clone(), vec![("address", address)])
+            };
+            let value = Value::List(self.listen.iter().map(listener).collect());
+            root.put(
+                &["listeners"],
+                Node {
+                    place: Place::begin(&Origin::flag("--listen")),
+                    value,
+                },
+            );
+        }
+        if !self.upstream.is_empty() {
+            let flag = Place::begin(&Origin::flag("--upstream"));
+            let endpoints = self
+                .upstream
+                .iter()
+                .map(|endpoint| Node::text(&flag, endpoint))
+                .collect();
+            let endpoints = Node {
+                place: flag.clone(),
+                value: Value::List(endpoints),
+            };
+            let group = table(&flag, vec![("endpoints", endpoints)]);
+            let names = vec![
+                ("name", Node::text(&flag, "default")),
+                ("upstream", Node::text(&flag, "default")),
+            ];
+            let routes = Value::List(vec![table(&flag, names)]);
+            root.put(&["upstreams"], table(&flag, vec![("default", group)]));
+            root.put(
+                &["routes"],
+                Node {
+                    place: flag,
+                    value: routes,
+                },
+            );
+        }
+        for (flag, path, value) in [
+            ("--records", ["records", "path"], &self.records),
+            ("--tap", ["tap", "mode"], &self.tap),
+            ("--admin", ["admin", "address"], &self.admin),
+        ] {
+            if let Some(value) = value {
+                root.put(&path, text(flag, value));
+            }
+        }
+        if let Some(workers) = self.workers {
+            let place = Place::begin(&Origin::flag("--workers"));
+            let workers = i64::try_from(workers).unwrap_or(i64::MAX);
+            root.put(
+                &["workers"],
+                Node {
+                    place,
+                    value: Value::Integer(workers),
+                },
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1008 @@
+//! From the tree to the types: one function per section of the file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calltap_correlate::exchange::ApiNames;
+
+use super::error::did_you_mean;
+use super::files;
+use super::section::{Field, Mistakes, Section};
+use super::settings::*;
+use super::tree::{Node, Place, Value};
+use crate::route::{self, HostHeader, HostPattern, Route, RouteTable, Template};
+
+/// Numbers of things that only memory bounds.
+const MANY: i64 = 1 << 30;
+
+/// Reads everything; `None` where a mistake was noted.
+pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
+    let mut section = root.section()?;
+    let defaults = Defaults::take(&mut section);
+    let limits = section
+        .key("limits")
+        .and_then(Field::section)
+        .and_then(limits);
+    let upstreams = section
+        .key("upstreams")
+        .and_then(|field| upstreams(field, &defaults));
+    let listeners = section
+        .key("listeners")
+        .and_then(|field| listeners(field, &defaults));
+    let routes = section
+        .key("routes")
+        .and_then(|field| routes(field, &defaults, upstreams.as_ref(), limits.as_ref()));
+    let records = section
+        .key("records")
+        .and_then(Field::section)
+        .and_then(records);
+    let tap = section.key("tap").and_then(Field::section).and_then(tap);
+    let settle = section
+        .key("settle")
+        .and_then(Field::section)
+        .and_then(settle);
+    let admin = section
+        .key("admin")
+        .and_then(Field::section)
+        .and_then(|field| admin(field, listeners.as_deref()));
+    let consumer = section
+        .key("consumer")
+        .and_then(Field::section)
+        .and_then(consumer);
+    let shutdown = section
+        .key("shutdown")
+        .and_then(Field::section)
+        .and_then(shutdown);
+    let proxy = section
+        .key("proxy")
+        .and_then(Field::section)
+        .and_then(proxy);
+    let workers = section
+        .key("workers")
+        .and_then(|field| field.count::<usize>(0..=1024));
+    if listeners.as_ref().is_some_and(Vec::is_empty) {
+        let remedy = "add [[listeners]] with an address, or start with --listen 127.0.0.1:8080";
+        section.lacks("listeners", "there is no listener", remedy);
+    }
+    if routes
+        .as_ref()
+        .is_some_and(|table| table.routes().is_empty())
+    {
+        let remedy = "add [[routes]] with an upstream, or start with --upstream 127.0.0.1:9000";
+        section.lacks("routes", "there is no route", remedy);
+    }
+    section.finish();
+    Some(Config {
+        listeners: listeners?,
+        routes: routes?,
+        upstreams: upstreams?.groups,
+        records: records?,
+        tap: tap?,
+        settle: settle?,
+        admin: admin?,
+        consumer: consumer?,
+        shutdown: shutdown?,
+        limits: limits?,
+        proxy: proxy?,
+        workers: NonZeroUsize::new(workers?).unwrap_or_else(one_per_core),
+        written: tree.clone(),
+    })
+}
+
+fn one_per_core() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// What `[defaults.*]` says, laid under every entry of its kind.
+struct Defaults<'t> {
+    of: HashMap<&'static str, &'t Node>,
+}
+
+impl<'t> Defaults<'t> {
+    const KINDS: [&'static str; 5] = ["listener", "listener_tls", "route", "upstream", "health"];
+
+    fn take(root: &mut Section<'t>) -> Self {
+        let mut of = HashMap::new();
+        if let Some(mut section) = root.key("defaults").and_then(Field::section) {
+            for kind in Self::KINDS {
+                if let Some(field) = section.key(kind)
+                    && let node = field.node()
+                    && field.section().is_some()
+                {
+                    of.insert(kind, node);
+                }
+            }
+            section.finish();
+        }
+        Self { of }
+    }
+
+    /// An entry with its defaults under it.
+    fn under(&self, kind: &'static str, entry: &Node) -> Node {
+        match self.of.get(kind) {
+            Some(defaults) => {
+                let mut node = (*defaults).clone();
+                node.overlay(entry.clone());
+                node
+            }
+            None => entry.clone(),
+        }
+    }
+}
+
+/// Notes and removes what stands under `[defaults.*]` and has no default: it would otherwise be an
+/// unknown key of every entry of that kind.
+pub(super) fn drop_unknown_defaults(root: &mut Node, known: &Node, mistakes: &Mistakes) {
+    let (Some(kinds), Some(known_kinds)) = (entry(root, "defaults"), known.get("defaults")) else {
+        return;
+    };
+    let Value::Table(kinds) = &mut kinds.value else {
+        return;
+    };
+    for (kind, entry) in kinds {
+        let (Value::Table(keys), Some(Value::Table(known))) = (
+            &mut entry.node.value,
+            known_kinds.get(kind).map(|node| &node.value),
+        ) else {
+            continue;
+        };
+        keys.retain(|key, entry| {
+            let fits = known.contains_key(key);
+            if !fits {
+                let names = known.keys().map(String::as_str);
+                let remedy = did_you_mean(key, names.clone()).unwrap_or_else(|| {
+                    format!("known here: {}", names.collect::<Vec<_>>().join(", "))
+                });
+                let path = format!("defaults.{kind}.{key}");
+                mistakes.note(entry.key.mistake(&path, "unknown key", Some(remedy)));
+            }
+            fits
+        });
+    }
+}
+
+fn entry<'n>(node: &'n mut Node, key: &str) -> Option<&'n mut Node> {
+    match &mut node.value {
+        Value::Table(table) => table.get_mut(key).map(|entry| &mut entry.node),
+        _ => None,
+    }
+}
+
+fn listeners(field: Field<'_>, defaults: &Defaults<'_>) -> Option<Vec<ListenerConfig>> {
+    let mut listeners = Vec::new();
+    let mut seen: HashMap<SocketAddr, String> = HashMap::new();
+    let mut complete = true;
+    for item in field.items()? {
+        let node = defaults.under("listener", item.node());
+        match item
+            .over(&node)
+            .section()
+            .and_then(|section| listener(section, defaults, &mut seen))
+        {
+            Some(listener) => listeners.push(listener),
+            None => complete = false,
+        }
+    }
+    complete.then_some(listeners)
+}
+
+fn listener(
+    mut section: Section<'_>,
+    defaults: &Defaults<'_>,
+    seen: &mut HashMap<SocketAddr, String>,
+) -> Option<ListenerConfig> {
+    let address = section.need("address", "write address = \"0.0.0.0:8080\"");
+    let address = address.and_then(|field| {
+        let address = socket_address(&field)?;
+        let first = seen.insert(address, field.path.clone());
+        if let Some(first) = first.filter(|_| address.port() != 0) {
+            field.wrong(format!("{first} is the same"), None);
+        }
+        Some(address)
+    });
+    let h2c = section.key("h2c");
+    let tls = match section.get("tls") {
+        Some(field) => {
+            let node = defaults.under("listener_tls", field.node());
+            field.over(&node).section().and_then(listener_tls).map(Some)
+        }
+        None => Some(None),
+    };
+    if let (Some(Some(_)), Some(field)) = (&tls, &h2c)
+        && field.boolean() == Some(true)
+    {
+        field.wrong(
+            "h2c is HTTP/2 without TLS, and this listener has TLS",
+            "leave h2c away: ALPN offers h2".to_owned(),
+        );
+    }
+    section.finish();
+    Some(ListenerConfig {
+        address: address?,
+        tls: tls?,
+        h2c: h2c?.boolean()?,
+    })
+}
+
+fn listener_tls(mut section: Section<'_>) -> Option<ListenerTls> {
+    let certificate = section.need("certificate", "name the PEM file of the certificate chain");
+    let key = section.need("key", "name the PEM file of the private key");
+    let pair = certificate.and_then(|certificate| certificate_pair(&certificate, &key?));
+    let client_ca = optional(section.get("client_ca"), |field| authorities(&field));
+    let choices = [("required", true), ("optional", false)];
+    let client_required = section
+        .key("client_auth")
+        .and_then(|field| field.choice(&choices));
+    section.finish();
+    let (certificate, key) = pair?;
+    Some(ListenerTls {
+        certificate,
+        key,
+        client_ca: client_ca?,
+        client_required: client_required?,
+    })
+}
+
+/// Groups, and the names of those that could not be read: a route to one of them does not dangle.
+struct Upstreams {
+    groups: BTreeMap<Arc<str>, Arc<UpstreamConfig>>,
+    names: Vec<String>,
+    complete: bool,
+}
+
+fn upstreams(field: Field<'_>, defaults: &Defaults<'_>) -> Option<Upstreams> {
+    let mut read = Upstreams {
+        groups: BTreeMap::new(),
+        names: Vec::new(),
+        complete: true,
+    };
+    for (name, place, field) in field.section()?.entries() {
+        read.names.push(name.to_owned());
+        let node = defaults.under("upstream", field.node());
+        let group = upstream(name, place, &field, &node, defaults);
+        read.complete &= group.is_some();
+        read.groups
+            .extend(group.map(|group| (Arc::clone(&group.name), Arc::new(group))));
+    }
+    Some(read)
+}
+
+fn upstream(
+    name: &str,
+    place: &Place,
+    field: &Field<'_>,
+    node: &Node,
+    defaults: &Defaults<'_>,
+) -> Option<UpstreamConfig> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let named = !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed);
+    if !named {
+        field.note(place.mistake(
+            &field.path,
+            "a group's name has 1 to 64 letters, digits, ., _ and -",
+            None,
+        ));
+    }
+    let mut section = field.over(node).section()?;
+    let endpoints = section.need("endpoints", "write endpoints = [\"127.0.0.1:9000\"]");
+    let endpoints = endpoints.and_then(|field| endpoints_of(&field));
+    let balance = section.key("balance").and_then(|field| {
+        field.choice(&[
+            ("round_robin", Balance::RoundRobin),
+            ("least_connections", Balance::LeastConnections),
+        ])
+    });
+    let protocol = section
+        .key("protocol")
+        .and_then(|field| field.choice(&[("http1", Protocol::Http1), ("http2", Protocol::Http2)]));
+    let tls = optional(section.get("tls"), |field| {
+        upstream_tls(field, endpoints.as_deref())
+    });
+    let health = optional(section.get("health"), |field| {
+        let node = defaults.under("health", field.node());
+        field.over(&node).section().and_then(health)
+    });
+    let retries = section.key("retries").and_then(|field| field.count(0..=16));
+    let host_header = section
+        .key("host_header")
+        .and_then(|field| host_header(&field));
+    let resolve_every = section.key("resolve_ms").and_then(|field| field.millis());
+    section.finish();
+    Some(UpstreamConfig {
+        name: named.then(|| name.into())?,
+        endpoints: endpoints?,
+        balance: balance?,
+        protocol: protocol?,
+        tls: tls?,
+        health: health?,
+        retries: retries?,
+        host_header: host_header?,
+        resolve_every: resolve_every?,
+    })
+}
+
+fn endpoints_of(field: &Field<'_>) -> Option<Vec<EndpointAddress>> {
+    let mut endpoints: Vec<EndpointAddress> = Vec::new();
+    let mut complete = true;
+    for item in field.items()? {
+        match item.text().and_then(|text| {
+            endpoint(text)
+                .map_err(|(what, remedy)| item.wrong(what, remedy))
+                .ok()
+        }) {
+            Some(endpoint) if endpoints.contains(&endpoint) => {
+                item.wrong(format!("{endpoint} is in this group already"), None);
+                complete = false;
+            }
+            Some(endpoint) => endpoints.push(endpoint),
+            None => complete = false,
+        }
+    }
+    if endpoints.is_empty() && complete {
+        field.wrong(
+            "a group needs at least one endpoint",
+            "write endpoints = [\"127.0.0.1:9000\"]".to_owned(),
+        );
+        return None;
+    }
+    complete.then_some(endpoints)
+}
+
+fn endpoint(text: &str) -> Result<EndpointAddress, (String, Option<String>)> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') && path.len() < UNIX_PATH_BYTES_MAX {
+            true => Ok(EndpointAddress::Unix(path.into())),
+            false => Err((
+                format!("\"{text}\" does not name a Unix socket"),
+                Some("write unix:/run/app.sock".to_owned()),
+            )),
+        };
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.port() {
+            0 => Err((format!("\"{text}\" has port 0"), None)),
+            _ => Ok(EndpointAddress::Socket(address)),
+        };
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let remedy = match scheme {
+            "https" => "write the host and the port, and tls = {} for the group",
+            _ => "write the host and the port",
+        };
+        let rest = rest.split('/').next().unwrap_or(rest);
+        return Err((
+            format!("\"{text}\" is a URL"),
+            Some(format!("{remedy}: {rest}")),
+        ));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    match (HostPattern::parse(host), port.parse::<u16>()) {
+        (Ok(HostPattern::Exact(host)), Ok(port)) if port != 0 && !is_almost_address(&host) => {
+            Ok(EndpointAddress::Dns { host, port })
+        }
+        (Ok(HostPattern::Exact(_)), Err(_)) => Err((
+            format!("\"{text}\" has no port"),
+            Some(format!("write {host}:80, or the port it listens on")),
+        )),
+        _ => Err((
+            format!("\"{text}\" is no endpoint"),
+            Some(
+                "write 10.0.0.1:9000, [fd00::1]:9000, backend.internal:9000 or unix:/run/app.sock"
+                    .to_owned(),
+            ),
+        )),
+    }
+}
+
+/// `sun_path` with its final NUL.
+const UNIX_PATH_BYTES_MAX: usize = 108;
+
+/// `10.0.0.256` is no name somebody meant to look up.
+fn is_almost_address(host: &str) -> bool {
+    host.bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+fn upstream_tls(field: Field<'_>, endpoints: Option<&[EndpointAddress]>) -> Option<UpstreamTls> {
+    let mut section = field.section()?;
+    let server_name = optional(section.get("server_name"), |field| {
+        let text = field.text()?;
+        match HostPattern::parse(text) {
+            Ok(HostPattern::Exact(name)) => Some(name.trim_matches(['[', ']']).to_owned()),
+            _ => {
+                field.wrong(format!("\"{text}\" is not a server's name"), None);
+                None
+            }
+        }
+    });
+    let nameless = endpoints
+        .unwrap_or_default()
+        .iter()
+        .any(|endpoint| matches!(endpoint, EndpointAddress::Unix(_)));
+    if server_name == Some(None) && nameless {
+        section.wrong(
+            "TLS over a Unix socket needs a name to verify",
+            "add server_name".to_owned(),
+        );
+    }
+    let ca = optional(section.get("ca"), |field| authorities(&field));
+    let (certificate, key) = (section.get("certificate"), section.get("key"));
+    let identity = match (&certificate, &key) {
+        (Some(certificate), Some(key)) => certificate_pair(certificate, key)
+            .map(|(certificate, key)| Some(ClientIdentity { certificate, key })),
+        (None, None) => Some(None),
+        (Some(alone), None) | (None, Some(alone)) => {
+            alone.wrong(
+                "certificate and key go together",
+                "name both, or neither".to_owned(),
+            );
+            None
+        }
+    };
+    section.finish();
+    Some(UpstreamTls {
+        server_name: server_name?,
+        ca: ca?,
+        identity: identity?,
+    })
+}
+
+fn health(mut section: Section<'_>) -> Option<HealthConfig> {
+    let path = section.need("path", "name the path to ask for: path = \"/healthz\"");
+    let path = path.and_then(|field| {
+        let path = field.text()?;
+        let plain = path.starts_with('/')
+            && path
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        if !plain {
+            field.wrong(
+                format!("\"{path}\" is no path to ask for"),
+                "write path = \"/healthz\"".to_owned(),
+            );
+        }
+        plain.then(|| path.to_owned())
+    });
+    let interval = section.key("interval_ms").and_then(|field| field.millis());
+    let timeout = section.key("timeout_ms").and_then(|field| field.millis());
+    let healthy_after = section
+        .key("healthy_after")
+        .and_then(|field| field.count(1..=1000));
+    let unhealthy_after = section
+        .key("unhealthy_after")
+        .and_then(|field| field.count(1..=1000));
+    section.finish();
+    Some(HealthConfig {
+        path: path?,
+        interval: interval?,
+        timeout: timeout?,
+        healthy_after: healthy_after?,
+        unhealthy_after: unhealthy_after?,
+    })
+}
+
+fn host_header(field: &Field<'_>) -> Option<HostHeader> {
+    field.choice(&[("keep", HostHeader::Keep), ("rewrite", HostHeader::Rewrite)])
+}
+
+fn routes(
+    field: Field<'_>,
+    defaults: &Defaults<'_>,
+    upstreams: Option<&Upstreams>,
+    limits: Option<&Limits>,
+) -> Option<RouteTable> {
+    let items: Vec<Field<'_>> = field.items()?.collect();
+    let mut routes = Vec::new();
+    let mut read_from = Vec::new();
+    let mut seen: HashMap<Arc<str>, String> = HashMap::new();
+    for item in &items {
+        let node = defaults.under("route", item.node());
+        let section = item.over(&node).section();
+        if let Some(route) =
+            section.and_then(|section| route(section, upstreams, limits, &mut seen))
+        {
+            routes.push(route);
+            read_from.push(item);
+        }
+    }
+    let complete = routes.len() == items.len();
+    match RouteTable::new(routes) {
+        Ok(table) => complete.then_some(table),
+        Err(overlaps) => {
+            for route::Overlap {
+                first,
+                second,
+                method,
+            } in overlaps
+            {
+                let calls =
+                    method.map_or_else(|| "calls".to_owned(), |method| format!("{method} calls"));
+                let first = &read_from[first].path;
+                read_from[second].wrong(
+                    format!("answers the same {calls} as {first}: same host, same path"),
+                    "one of the two would never be taken; remove it or tell them apart".to_owned(),
+                );
+            }
+            None
+        }
+    }
+}
+
+fn route(
+    mut section: Section<'_>,
+    upstreams: Option<&Upstreams>,
+    limits: Option<&Limits>,
+    seen: &mut HashMap<Arc<str>, String>,
+) -> Option<Route> {
+    let host = optional(section.get("host"), |field| {
+        field.parsed(HostPattern::parse)
+    });
+    let template = section
+        .key("path")
+        .and_then(|field| field.parsed(Template::parse));
+    let methods = section
+        .key("methods")
+        .and_then(|field| field.list(method))
+        .map(|mut methods| {
+            methods.sort_unstable();
+            methods.dedup();
+            methods
+        });
+    let upstream = section
+        .need("upstream", "name a group of [upstreams]")
+        .and_then(|field| {
+            let name = field.text()?;
+            let upstreams = upstreams?;
+            if !upstreams.names.iter().any(|known| known == name) {
+                let remedy = did_you_mean(name, upstreams.names.iter().map(String::as_str))
+                    .unwrap_or_else(|| format!("add [upstreams.{name}] with endpoints"));
+                field.dangling(format!("no upstream group is named \"{name}\""), remedy);
+            }
+            upstreams.groups.get(name)
+        });
+    let strip_prefix = optional(section.get("strip_prefix"), |field| {
+        strip_prefix(&field, template.as_ref())
+    });
+    let timeout = match section.get("timeout_ms") {
+        Some(field) => field.millis_or_none(),
+        None => limits.map(|limits| limits.total),
+    };
+    let own_host_header = optional(section.get("host_header"), |field| host_header(&field));
+    let operation = optional(section.get("operation"), |field| {
+        field.text().map(str::to_owned)
+    });
+    let api = match section.get("api") {
+        Some(field) => field.section().and_then(api),
+        None => Some(ApiNames::default()),
+    };
+    let name = match section.get("name") {
+        Some(field) => field.text().map(|name| {
+            let name: Arc<str> = name.into();
+            if let Some(first) = seen.insert(Arc::clone(&name), field.path.clone()) {
+                field.wrong(
+                    format!("\"{name}\" is also {first}"),
+                    "give each route a name of its own".to_owned(),
+                );
+            }
+            name
+        }),
+        None => template.as_ref().map(|template| match &host {
+            Some(Some(host)) => format!("{host}{}", template.as_str()).into(),
+            _ => template.as_str().into(),
+        }),
+    };
+    section.finish();
+    let (template, upstream) = (template?, upstream?);
+    let api = ApiNames {
+        route: Some(template.as_str().to_owned()),
+        operation: operation?,
+        ..api?
+    };
+    Some(Route {
+        name: name?,
+        host: host?,
+        template,
+        methods: methods?,
+        upstream: Arc::clone(&upstream.name),
+        strip_prefix: strip_prefix?,
+        timeout: timeout?,
+        host_header: own_host_header?.unwrap_or(upstream.host_header),
+        api: Arc::new(api),
+    })
+}
+
+fn method(field: Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    match text.parse::<http::Method>() {
+        Ok(_) => Some(text.to_ascii_uppercase()),
+        Err(_) => {
+            field.wrong(
+                format!("\"{text}\" is no method"),
+                "write GET, POST, ...".to_owned(),
+            );
+            None
+        }
+    }
+}
+
+fn strip_prefix(field: &Field<'_>, template: Option<&Template>) -> Option<String> {
+    let text = field.text()?;
+    let prefix = text.trim_end_matches('/');
+    if !prefix.starts_with('/') {
+        field.wrong(
+            format!("\"{text}\" is no prefix of a path"),
+            "write strip_prefix = \"/shop\"".to_owned(),
+        );
+        return None;
+    }
+    let template = template?;
+    if !template.begins_with(prefix) {
+        let path = template.as_str();
+        field.wrong(
+            format!("\"{text}\" is not how {path} begins"),
+            "it must be whole segments without parameters at the beginning of the route's path"
+                .to_owned(),
+        );
+        return None;
+    }
+    Some(prefix.to_owned())
+}
+
+fn api(mut section: Section<'_>) -> Option<ApiNames> {
+    let mut text = |key| optional(section.get(key), |field| field.text().map(str::to_owned));
+    let (name, version, product) = (text("name"), text("version"), text("product"));
+    let (plan, catalog) = (text("plan"), text("catalog"));
+    section.finish();
+    Some(ApiNames {
+        name: name?,
+        version: version?,
+        product: product?,
+        plan: plan?,
+        catalog: catalog?,
+        ..ApiNames::default()
+    })
+}
+
+fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
+    let path = section.key("path").and_then(|field| {
+        Some(match field.text()? {
+            "-" => RecordsPath::Stdout,
+            "none" => RecordsPath::None,
+            path => RecordsPath::File(path.into()),
+        })
+    });
+    let rotate = section
+        .key("rotate")
+        .and_then(Field::section)
+        .and_then(rotate);
+    let fields = section
+        .key("fields")
+        .and_then(|field| field.list(|item| item.text().map(str::to_owned)));
+    let redact = section
+        .key("redact")
+        .and_then(|field| field.list(|item| item.text().map(str::to_ascii_lowercase)));
+    let request_headers = section
+        .key("request_headers")
+        .and_then(|field| field.list(header_name));
+    let response_headers = section
+        .key("response_headers")
+        .and_then(|field| field.list(header_name));
+    let connections = section.key("connections").and_then(|field| {
+        field.choice(&[
+            ("failed", Connections::Failed),
+            ("all", Connections::All),
+            ("none", Connections::None),
+        ])
+    });
+    let connections_per_s_max = section
+        .key("connections_per_s_max")
+        .and_then(|field| field.count(0..=1_000_000));
+    let queue_max = section
+        .key("queue_max")
+        .and_then(|field| field.count(1..=MANY));
+    section.finish();
+    Some(RecordsConfig {
+        path: path?,
+        rotate: rotate?,
+        fields: fields?,
+        redact: redact?,
+        request_headers: request_headers?,
+        response_headers: response_headers?,
+        connections: connections?,
+        connections_per_s_max: connections_per_s_max?,
+        queue_max: queue_max?,
+    })
+}
+
+fn rotate(mut section: Section<'_>) -> Option<Option<Rotation>> {
+    let max_mib = section
+        .key("max_mib")
+        .and_then(|field| field.count::<u64>(0..=1 << 30));
+    let keep = section
+        .key("keep")
+        .and_then(|field| field.count(0..=10_000));
+    section.finish();
+    let (max_bytes, keep) = (max_mib? << 20, keep?);
+    Some((max_bytes > 0).then_some(Rotation { max_bytes, keep }))
+}
+
+fn header_name(field: Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    match http::HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) => Some(name.as_str().to_owned()),
+        Err(_) => {
+            field.wrong(format!("\"{text}\" is no header name"), None);
+            None
+        }
+    }
+}
+
+fn tap(mut section: Section<'_>) -> Option<TapConfig> {
+    let mode = section.key("mode").and_then(|field| {
+        field.choice(&[
+            ("auto", TapMode::Auto),
+            ("ebpf", TapMode::Ebpf),
+            ("tcp_info", TapMode::TcpInfo),
+            ("off", TapMode::Off),
+        ])
+    });
+    let cgroup = section.key("cgroup").and_then(|field| match field.text()? {
+        "auto" => Some(None),
+        path if Path::new(path).is_absolute() => Some(Some(PathBuf::from(path))),
+        path => {
+            field.wrong(
+                format!("\"{path}\" is no absolute path"),
+                "write \"auto\" or a directory of cgroup v2".to_owned(),
+            );
+            None
+        }
+    });
+    let sockets_max = section
+        .key("sockets_max")
+        .and_then(|field| field.count(2..=1 << 20));
+    section.finish();
+    Some(TapConfig {
+        mode: mode?,
+        cgroup: cgroup?,
+        sockets_max: sockets_max?,
+    })
+}
+
+fn settle(mut section: Section<'_>) -> Option<SettleConfig> {
+    let max = section.key("max_s").and_then(|field| field.seconds());
+    let unsettled_max = section
+        .key("unsettled_max")
+        .and_then(|field| field.count(1..=MANY));
+    section.finish();
+    Some(SettleConfig {
+        max: max?,
+        unsettled_max: unsettled_max?,
+    })
+}
+
+fn admin(
+    mut section: Section<'_>,
+    listeners: Option<&[ListenerConfig]>,
+) -> Option<Option<AdminConfig>> {
+    let address = section
+        .key("address")
+        .and_then(|field| match field.text()? {
+            "none" => Some(None),
+            _ => {
+                let address = socket_address(&field)?;
+                let taken = listeners
+                    .unwrap_or_default()
+                    .iter()
+                    .position(|listener| listener.address == address);
+                if let Some(index) = taken.filter(|_| address.port() != 0) {
+                    field.wrong(
+                        format!("listeners[{index}] has this address already"),
+                        "give the admin API a port of its own".to_owned(),
+                    );
+                }
+                Some(Some((address, field)))
+            }
+        });
+    let token_file = optional(section.get("token_file"), |field| {
+        field.file(files::check_token).map(|(path, ())| path)
+    });
+    if let (Some(Some((address, field))), Some(None)) = (&address, &token_file)
+        && !address.ip().to_canonical().is_loopback()
+    {
+        field.wrong(
+            format!("{address} can be reached from other machines, and there is no token"),
+            "add admin.token_file, or listen on 127.0.0.1".to_owned(),
+        );
+    }
+    let allowed_hosts = section
+        .key("allowed_hosts")
+        .and_then(|field| field.list(|item| item.parsed(HostPattern::parse)));
+    let recent_max = section
+        .key("recent_max")
+        .and_then(|field| field.count(1..=1 << 24));
+    section.finish();
+    let (address, token_file, allowed_hosts) = (address?, token_file?, allowed_hosts?);
+    let recent_max = recent_max?;
+    Some(address.map(|(address, _)| {
+        let own = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let mut allowed_hosts: Vec<String> =
+            allowed_hosts.iter().map(ToString::to_string).collect();
+        if !allowed_hosts.contains(&own) {
+            allowed_hosts.push(own);
+        }
+        AdminConfig {
+            address,
+            token_file,
+            allowed_hosts,
+            recent_max,
+        }
+    }))
+}
+
+fn consumer(mut section: Section<'_>) -> Option<ConsumerConfig> {
+    let client_id = section.key("client_id").and_then(|field| sources(&field));
+    let app = section.key("app").and_then(|field| sources(&field));
+    let org = section.key("org").and_then(|field| sources(&field));
+    section.finish();
+    Some(ConsumerConfig {
+        client_id: client_id?,
+        app: app?,
+        org: org?,
+    })
+}
+
+/// A list of sources, or a single one.
+fn sources(field: &Field<'_>) -> Option<Vec<ConsumerSource>> {
+    match field.node().value {
+        Value::Text(_) => source(field.clone()).map(|source| vec![source]),
+        _ => field.list(source),
+    }
+}
+
+fn source(field: Field<'_>) -> Option<ConsumerSource> {
+    let text = field.text()?;
+    let source = match text.split_once(':') {
+        Some(("header", name)) => http::HeaderName::from_bytes(name.as_bytes())
+            .ok()
+            .map(|name| ConsumerSource::Header(name.as_str().to_owned())),
+        Some(("query", name)) if !name.is_empty() => Some(ConsumerSource::Query(name.to_owned())),
+        Some(("mtls", "subject")) => Some(ConsumerSource::MtlsSubject),
+        Some(("mtls", "issuer")) => Some(ConsumerSource::MtlsIssuer),
+        Some(("mtls", "sha256")) => Some(ConsumerSource::MtlsSha256),
+        _ => None,
+    };
+    if source.is_none() {
+        field.wrong(
+            format!("\"{text}\" is no place in a call"),
+            "write header:NAME, query:NAME, mtls:subject, mtls:issuer or mtls:sha256".to_owned(),
+        );
+    }
+    source
+}
+
+fn shutdown(mut section: Section<'_>) -> Option<ShutdownConfig> {
+    let grace = section.key("grace_s").and_then(|field| field.seconds());
+    section.finish();
+    Some(ShutdownConfig { grace: grace? })
+}
+
+fn proxy(mut section: Section<'_>) -> Option<ProxyConfig> {
+    let trusted_peers = section
+        .key("trusted_peers")
+        .and_then(|field| field.list(network));
+    section.finish();
+    Some(ProxyConfig {
+        trusted_peers: trusted_peers?,
+    })
+}
+
+fn network(field: Field<'_>) -> Option<Network> {
+    let text = field.text()?;
+    let error = match Network::parse(text) {
+        Ok(network) => return Some(network),
+        Err(error) => error,
+    };
+    let remedy = match error {
+        NetworkError::HostBits { network } => format!("did you mean \"{network}\"?"),
+        NetworkError::Address | NetworkError::Prefix { .. } => {
+            "write 10.0.0.0/8, fd00::/8 or one address".to_owned()
+        }
+    };
+    field.wrong(format!("\"{text}\": {error}"), remedy);
+    None
+}
+
+fn limits(mut section: Section<'_>) -> Option<Limits> {
+    let mut millis = |key| section.key(key).and_then(|field| field.millis());
+    let (handshake, head, idle) = (millis("handshake_ms"), millis("head_ms"), millis("idle_ms"));
+    let (client_stall, connect) = (millis("client_stall_ms"), millis("connect_ms"));
+    let upstream_idle = millis("upstream_idle_ms");
+    let mut or_none = |key| section.key(key).and_then(|field| field.millis_or_none());
+    let total = or_none("total_ms");
+    let (upstream_read, upstream_write) =
+        (or_none("upstream_read_ms"), or_none("upstream_write_ms"));
+    let connections_max = section
+        .key("connections_max")
+        .and_then(|field| field.count(1..=MANY));
+    let upstream_pool_max = section
+        .key("upstream_pool_max")
+        .and_then(|field| field.count(0..=MANY));
+    let uri_max_bytes = section
+        .key("uri_max_bytes")
+        .and_then(|field| field.count(64..=1 << 20));
+    let header_max_bytes = section
+        .key("header_max_bytes")
+        .and_then(|field| field.count(256..=1 << 20));
+    let body_max_bytes = section
+        .key("body_max_bytes")
+        .and_then(|field| field.count::<u64>(0..=i64::MAX));
+    let h2_streams_max = section
+        .key("h2_streams_max")
+        .and_then(|field| field.count(1..=1 << 16));
+    section.finish();
+    Some(Limits {
+        connections_max: connections_max?,
+        handshake: handshake?,
+        head: head?,
+        idle: idle?,
+        client_stall: client_stall?,
+        total: total?,
+        connect: connect?,
+        upstream_read: upstream_read?,
+        upstream_write: upstream_write?,
+        upstream_idle: upstream_idle?,
+        upstream_pool_max: upstream_pool_max?,
+        uri_max_bytes: uri_max_bytes?,
+        header_max_bytes: header_max_bytes?,
+        body_max_bytes: body_max_bytes.map(|bytes| (bytes > 0).then_some(bytes))?,
+        h2_streams_max: h2_streams_max?,
+    })
+}
+
+/// A key that may be absent: `Some(None)` then, `None` when it is there and wrong.
+fn optional<'t, T>(
+    field: Option<Field<'t>>,
+    read: impl FnOnce(Field<'t>) -> Option<T>,
+) -> Option<Option<T>> {
+    match field {
+        Some(field) => read(field).map(Some),
+        None => Some(None),
+    }
+}
+
+fn socket_address(field: &Field<'_>) -> Option<SocketAddr> {
+    let text = field.text()?;
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let remedy = match text.rsplit_once(':') {
+        Some(("" | "*", port)) => format!("write 0.0.0.0:{port}, or [::]:{port}"),
+        Some(("localhost", port)) => format!("write 127.0.0.1:{port}"),
+        _ => "write an IP address and a port: 127.0.0.1:8080 or [::1]:8080".to_owned(),
+    };
+    field.wrong(format!("\"{text}\" is no address"), remedy);
+    None
+}
+
+fn certificate_pair(certificate: &Field<'_>, key: &Field<'_>) -> Option<(PathBuf, PathBuf)> {
+    let chain = certificate.file(files::chain);
+    let signer = key.file(files::signer);
+    let ((certificate_path, chain), (key_path, signer)) = (chain?, signer?);
+    match files::check_pair((&certificate_path, chain), (&key_path, signer)) {
+        Ok(()) => Some((certificate_path, key_path)),
+        Err(error) => {
+            key.wrong(error.to_string(), None);
+            None
+        }
+    }
+}
+
+fn authorities(field: &Field<'_>) -> Option<PathBuf> {
+    field.file(files::check_authorities).map(|(path, ())| path)
+}

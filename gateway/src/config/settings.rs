@@ -1,0 +1,436 @@
+//! The configuration after it was read: types that cannot be wrong, free of text to be parsed.
+//!
+//! What the keys mean, their units and defaults are written once, in `gateway.toml`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tree::Node;
+use crate::route::{HostHeader, RouteTable};
+
+/// A whole configuration: defaults, file and flags as one.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Where calls come in; at least one, no two on the same address.
+    pub(crate) listeners: Vec<ListenerConfig>,
+    /// Which calls go where; at least one, each to a group that `upstreams` has.
+    pub(crate) routes: RouteTable,
+    /// Groups of servers, by name.
+    pub(crate) upstreams: BTreeMap<Arc<str>, Arc<UpstreamConfig>>,
+    /// Where records go.
+    pub(crate) records: RecordsConfig,
+    /// How sockets are watched.
+    pub(crate) tap: TapConfig,
+    /// How long calls wait for their last acknowledgement.
+    pub(crate) settle: SettleConfig,
+    /// The admin API, if there is one.
+    pub(crate) admin: Option<AdminConfig>,
+    /// Where a call says who makes it.
+    pub(crate) consumer: ConsumerConfig,
+    /// How calltap ends.
+    pub(crate) shutdown: ShutdownConfig,
+    /// Limits and timeouts.
+    pub(crate) limits: Limits,
+    /// Whose forwarding headers are believed.
+    pub(crate) proxy: ProxyConfig,
+    /// Threads that proxy calls: the number in the file, or one per core.
+    pub(crate) workers: NonZeroUsize,
+    /// What was written, to be compared with what is written at a reload.
+    pub(super) written: Node,
+}
+
+/// One address calls come in at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerConfig {
+    /// Address and port; port 0 lets the kernel choose.
+    pub(crate) address: SocketAddr,
+    /// Certificates; `None` is plain HTTP.
+    pub(crate) tls: Option<ListenerTls>,
+    /// HTTP/2 by prior knowledge beside HTTP/1.1; never together with `tls`.
+    pub(crate) h2c: bool,
+}
+
+/// A listener's certificates. The files were readable, and key and certificate a pair, when the
+/// configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerTls {
+    /// PEM, the server's certificate first, then its chain.
+    pub(crate) certificate: PathBuf,
+    /// PEM, the certificate's private key.
+    pub(crate) key: PathBuf,
+    /// PEM, the authorities of client certificates; `None` asks for none.
+    pub(crate) client_ca: Option<PathBuf>,
+    /// With `client_ca`: refuse clients without a certificate.
+    pub(crate) client_required: bool,
+}
+
+/// A group of equal servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamConfig {
+    /// Its name in the file, and in records as `upstream.cluster`.
+    pub(crate) name: Arc<str>,
+    /// At least one, each once.
+    pub(crate) endpoints: Vec<EndpointAddress>,
+    /// How an endpoint is chosen.
+    pub(crate) balance: Balance,
+    /// What is spoken to them.
+    pub(crate) protocol: Protocol,
+    /// TLS towards them; `None` is plain.
+    pub(crate) tls: Option<UpstreamTls>,
+    /// Active checks; `None` takes every endpoint for healthy.
+    pub(crate) health: Option<HealthConfig>,
+    /// Further endpoints tried after one that could not be connected to.
+    pub(crate) retries: usize,
+    /// The Host header they get, where the route does not say otherwise.
+    pub(crate) host_header: HostHeader,
+    /// How often DNS names are looked up again.
+    pub(crate) resolve_every: Duration,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum EndpointAddress {
+    /// By address.
+    Socket(SocketAddr),
+    /// By DNS name, lower case, looked up again and again.
+    Dns {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket, `unix:/run/app.sock`.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Dns { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// In turn.
+    RoundRobin,
+    /// The one with the fewest calls open.
+    LeastConnections,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN with TLS, by prior knowledge without.
+    Http2,
+}
+
+/// TLS towards an upstream. The files were readable and well-formed when the configuration was
+/// read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamTls {
+    /// The name asked for and verified; `None` takes the endpoint's own.
+    pub(crate) server_name: Option<String>,
+    /// PEM, the authorities believed; `None` believes the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// What we show when asked who we are.
+    pub(crate) identity: Option<ClientIdentity>,
+}
+
+/// A client certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientIdentity {
+    /// PEM, our certificate first, then its chain.
+    pub(crate) certificate: PathBuf,
+    /// PEM, the certificate's private key.
+    pub(crate) key: PathBuf,
+}
+
+/// Active health checks: GET `path`, healthy on 2xx and 3xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HealthConfig {
+    /// Begins with `/`.
+    pub(crate) path: String,
+    /// Between two checks of an endpoint.
+    pub(crate) interval: Duration,
+    /// A check that takes longer has failed.
+    pub(crate) timeout: Duration,
+    /// Good answers in a row that bring an endpoint back.
+    pub(crate) healthy_after: u32,
+    /// Failures in a row that take it out.
+    pub(crate) unhealthy_after: u32,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordsConfig {
+    /// The JSON lines.
+    pub(crate) path: RecordsPath,
+    /// Rotation by size; `None` never rotates. Without meaning unless `path` is a file.
+    pub(crate) rotate: Option<Rotation>,
+    /// Field names, or `prefix.*`, that are written; empty is all.
+    pub(crate) fields: Vec<String>,
+    /// Lower-case names of query parameters, headers and fields to hide besides the usual.
+    pub(crate) redact: Vec<String>,
+    /// Lower-case names of request headers to record.
+    pub(crate) request_headers: Vec<String>,
+    /// Lower-case names of response headers to record.
+    pub(crate) response_headers: Vec<String>,
+    /// Which connections without a call are recorded.
+    pub(crate) connections: Connections,
+    /// At most so many records of such connections a second.
+    pub(crate) connections_per_s_max: u32,
+    /// Records that may wait for the disk.
+    pub(crate) queue_max: usize,
+}
+
+/// Where the JSON lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RecordsPath {
+    /// Appended to this file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    None,
+}
+
+/// Rotation by size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rotation {
+    /// Rotates before the file would grow beyond this; more than zero.
+    pub(crate) max_bytes: u64,
+    /// Rotated files that stay.
+    pub(crate) keep: u32,
+}
+
+/// Which connections without a call leave a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// Those that failed.
+    Failed,
+    /// Also those that ended well.
+    All,
+    /// None.
+    None,
+}
+
+/// How sockets are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TapConfig {
+    /// By which means.
+    pub(crate) mode: TapMode,
+    /// The cgroup to attach to; `None` makes one.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Sockets watched at a time.
+    pub(crate) sockets_max: u32,
+}
+
+/// By which means sockets are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TapMode {
+    /// eBPF if possible, else `TCP_INFO`.
+    Auto,
+    /// eBPF, or no start.
+    Ebpf,
+    /// `getsockopt(TCP_INFO)` at each call's edges.
+    TcpInfo,
+    /// Not at all.
+    Off,
+}
+
+/// How long calls wait for their last acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SettleConfig {
+    /// A call's record waits no longer.
+    pub(crate) max: Duration,
+    /// Calls that may wait; the oldest gives way.
+    pub(crate) unsettled_max: usize,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AdminConfig {
+    /// Loopback, unless there is a token.
+    pub(crate) address: SocketAddr,
+    /// The file whose first line is the bearer token; readable and not empty when it was checked.
+    pub(crate) token_file: Option<PathBuf>,
+    /// Lower-case Host names that are answered, without ports; `address` is among them.
+    pub(crate) allowed_hosts: Vec<String>,
+    /// Recent records kept in memory.
+    pub(crate) recent_max: usize,
+}
+
+/// Where a call says who makes it; of each list the first source with a value counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConsumerConfig {
+    /// For `api.consumer.client_id`.
+    pub(crate) client_id: Vec<ConsumerSource>,
+    /// For `api.consumer.app`.
+    pub(crate) app: Vec<ConsumerSource>,
+    /// For `api.consumer.org`.
+    pub(crate) org: Vec<ConsumerSource>,
+}
+
+/// One place a call may say who makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ConsumerSource {
+    /// A request header, lower-case name.
+    Header(String),
+    /// A query parameter.
+    Query(String),
+    /// The client certificate's subject.
+    MtlsSubject,
+    /// The client certificate's issuer.
+    MtlsIssuer,
+    /// The client certificate's SHA-256.
+    MtlsSha256,
+}
+
+/// How calltap ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShutdownConfig {
+    /// Open calls may finish for this long.
+    pub(crate) grace: Duration,
+}
+
+/// Limits and timeouts; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Client connections open at a time.
+    pub(crate) connections_max: usize,
+    /// The client's TLS handshake.
+    pub(crate) handshake: Duration,
+    /// From a request's first byte, or the connection's begin, to the end of its head.
+    pub(crate) head: Duration,
+    /// A client connection without a call.
+    pub(crate) idle: Duration,
+    /// A client that neither sends nor reads.
+    pub(crate) client_stall: Duration,
+    /// A whole call; routes carry it, or their own.
+    pub(crate) total: Option<Duration>,
+    /// Connecting to one endpoint, TLS included.
+    pub(crate) connect: Duration,
+    /// The upstream's next byte.
+    pub(crate) upstream_read: Option<Duration>,
+    /// The upstream taking our next byte.
+    pub(crate) upstream_write: Option<Duration>,
+    /// An unused upstream connection.
+    pub(crate) upstream_idle: Duration,
+    /// Unused upstream connections per worker.
+    pub(crate) upstream_pool_max: usize,
+    /// A request target.
+    pub(crate) uri_max_bytes: usize,
+    /// A request head.
+    pub(crate) header_max_bytes: usize,
+    /// A request body.
+    pub(crate) body_max_bytes: Option<u64>,
+    /// Calls open at a time on one HTTP/2 connection.
+    pub(crate) h2_streams_max: u32,
+}
+
+/// Whose forwarding headers are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyConfig {
+    /// Their networks.
+    pub(crate) trusted_peers: Vec<Network>,
+}
+
+impl ProxyConfig {
+    /// Whether this peer's forwarding headers are believed.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_peers
+            .iter()
+            .any(|network| network.contains(peer))
+    }
+}
+
+/// All addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    first: IpAddr,
+    prefix_bits: u32,
+}
+
+/// Why a text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// Not an address before the slash.
+    #[error("this is neither an IP address nor a network")]
+    Address,
+    /// Not a number after it, or too large a one.
+    #[error("the prefix length must be 0 to {max_bits}")]
+    Prefix {
+        /// The address family's width.
+        max_bits: u32,
+    },
+    /// Bits are set beyond the prefix.
+    #[error("the address has bits set beyond its prefix")]
+    HostBits {
+        /// What was probably meant.
+        network: Network,
+    },
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8`, `fd00::/8`, or a single address.
+    pub(crate) fn parse(text: &str) -> Result<Self, NetworkError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
+        let max_bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = match prefix {
+            None => max_bits,
+            Some(bits) => match bits.parse() {
+                Ok(bits) if bits <= max_bits => bits,
+                _ => return Err(NetworkError::Prefix { max_bits }),
+            },
+        };
+        let network = Self {
+            first: masked(address, prefix_bits),
+            prefix_bits,
+        };
+        if network.first != address {
+            return Err(NetworkError::HostBits { network });
+        }
+        Ok(network)
+    }
+
+    /// Whether the address is in it. An IPv4-mapped IPv6 address counts as the IPv4 address it is.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.first.is_ipv4() && masked(address, self.prefix_bits) == self.first
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.first, self.prefix_bits)
+    }
+}
+
+/// The address with all bits after the prefix cleared.
+fn masked(address: IpAddr, prefix_bits: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - prefix_bits).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - prefix_bits).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}

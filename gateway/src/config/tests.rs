@@ -1,0 +1,556 @@
+//! Files and what comes of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::route::{Found, HostHeader};
+
+/// Enough of a file to be accepted.
+const SMALL: &str = r#"
+[[listeners]]
+address = "127.0.0.1:8080"
+
+[[routes]]
+upstream = "orders"
+
+[upstreams.orders]
+endpoints = ["127.0.0.1:9000"]
+"#;
+
+fn read(text: &str) -> Config {
+    match parse("calltap.toml", text, &Overrides::default()) {
+        Ok(config) => config,
+        Err(mistakes) => panic!("{}", listed(&mistakes)),
+    }
+}
+
+fn listed(mistakes: &[ConfigError]) -> String {
+    mistakes
+        .iter()
+        .map(|mistake| format!("{mistake}\n"))
+        .collect()
+}
+
+/// All mistakes of a file, as they are printed.
+fn check_mistakes(text: &str, expected: Expect) {
+    check_mistakes_with(text, &Overrides::default(), expected);
+}
+
+fn check_mistakes_with(text: &str, overrides: &Overrides, expected: Expect) {
+    let mistakes = parse("calltap.toml", text, overrides)
+        .err()
+        .unwrap_or_default();
+    expected.assert_eq(&listed(&mistakes));
+}
+
+fn flags(listen: &str, upstream: &str) -> Overrides {
+    let (listen, upstream) = (vec![listen.to_owned()], vec![upstream.to_owned()]);
+    Overrides {
+        listen,
+        upstream,
+        ..Overrides::default()
+    }
+}
+
+#[test]
+fn listen_and_upstream_need_no_file() {
+    let config = load(None, &flags("127.0.0.1:8080", "127.0.0.1:9000")).unwrap();
+    assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:8080");
+    assert_eq!(
+        config.upstreams["default"].endpoints[0].to_string(),
+        "127.0.0.1:9000"
+    );
+    let Found::Route(route, _) = config.routes.find(Some("any.host"), "/a/b", "PATCH") else {
+        panic!("no catch-all route");
+    };
+    assert_eq!((&*route.name, &*route.upstream), ("default", "default"));
+    assert_eq!(
+        config.records.path,
+        RecordsPath::File(PathBuf::from("calls.jsonl"))
+    );
+    assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:9901");
+}
+
+#[test]
+fn nothing_configured_says_what_is_missing() {
+    check_mistakes(
+        "",
+        expect![[r#"
+            calltap.toml: listeners: there is no listener; add [[listeners]] with an address, or start with --listen 127.0.0.1:8080
+            calltap.toml: routes: there is no route; add [[routes]] with an upstream, or start with --upstream 127.0.0.1:9000
+        "#]],
+    );
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_line() {
+    check_mistakes(
+        r#"
+worker = 4
+workers = "four"
+
+[[listeners]]
+address = ":8080"
+h2c = 1
+
+[[listeners]]
+address = "127.0.0.1:8081"
+tls = { certificate = "/nonexistent/chain.pem", key = "/nonexistent/key.pem" }
+
+[[listeners]]
+address = "127.0.0.1:8081"
+
+[[routes]]
+name = "a"
+path = "/orders/{id}"
+upstream = "oders"
+method = ["GET"]
+
+[[routes]]
+name = "a"
+path = "/orders/{order}"
+upstream = "orders"
+timeout_ms = -1
+strip_prefix = "/shop"
+
+[[routes]]
+path = "orders"
+host = "example.com:80"
+upstream = "nothing-like-it"
+
+[[routes]]
+path = "/x/*"
+methods = ["GET", "NO SUCH"]
+
+[upstreams.orders]
+endpoints = ["https://backend.internal:9000/x", "10.0.0.256:80", "backend", "127.0.0.1:1", "127.0.0.1:1"]
+balance = "round-robin"
+tls = { certificate = "a.pem" }
+health = { interval_ms = 1.5 }
+
+[upstreams."a b"]
+endpoints = []
+
+[records]
+connections = "failing"
+rotate = { max_mib = 10, keeep = 3 }
+request_headers = ["X Y"]
+
+[tap]
+mode = "bpf"
+
+[admin]
+address = "0.0.0.0:9901"
+
+[consumer]
+client_id = ["header:X-Id", "cookie:id"]
+
+[proxy]
+trusted_peers = ["10.0.0.1/8", "fe80::/129", "localhost"]
+
+[limits]
+head_ms = 0
+body_max_bytes = 99999999999999999999
+
+[defaults.route]
+upstream = "orders"
+"#,
+        expect![[r#"
+            calltap.toml:2:1: worker: unknown key; did you mean "workers"?
+            calltap.toml:3:11: workers: must be a whole number, this is a text
+            calltap.toml:6:11: listeners[0].address: ":8080" is no address; write 0.0.0.0:8080, or [::]:8080
+            calltap.toml:11:23: listeners[1].tls.certificate: cannot read /nonexistent/chain.pem: No such file or directory (os error 2)
+            calltap.toml:11:55: listeners[1].tls.key: cannot read /nonexistent/key.pem: No such file or directory (os error 2)
+            calltap.toml:14:11: listeners[2].address: listeners[1].address is the same
+            calltap.toml:19:12: routes[0].upstream: no upstream group is named "oders"; did you mean "orders"?
+            calltap.toml:20:1: routes[0].method: unknown key; did you mean "methods"?
+            calltap.toml:23:8: routes[1].name: "a" is also routes[0].name; give each route a name of its own
+            calltap.toml:26:14: routes[1].timeout_ms: must be 0 to 86400000, this is -1
+            calltap.toml:27:16: routes[1].strip_prefix: "/shop" is not how /orders/{order} begins; it must be whole segments without parameters at the beginning of the route's path
+            calltap.toml:30:8: routes[2].path: "orders": a path begins with /
+            calltap.toml:31:8: routes[2].host: "example.com:80": a route's host has no port
+            calltap.toml:32:12: routes[2].upstream: no upstream group is named "nothing-like-it"; add [upstreams.nothing-like-it] with endpoints
+            calltap.toml:34:1: routes[3].upstream: is missing; name a group of [upstreams]
+            calltap.toml:35:8: routes[3].path: "/x/*": * is no wildcard; a tail is written {*name} and comes last
+            calltap.toml:36:19: routes[3].methods[1]: "NO SUCH" is no method; write GET, POST, ...
+            calltap.toml:39:14: upstreams.orders.endpoints[0]: "https://backend.internal:9000/x" is a URL; write the host and the port, and tls = {} for the group: backend.internal:9000
+            calltap.toml:39:49: upstreams.orders.endpoints[1]: "10.0.0.256:80" is no endpoint; write 10.0.0.1:9000, [fd00::1]:9000, backend.internal:9000 or unix:/run/app.sock
+            calltap.toml:39:66: upstreams.orders.endpoints[2]: "backend" has no port; write backend:80, or the port it listens on
+            calltap.toml:39:92: upstreams.orders.endpoints[4]: 127.0.0.1:1 is in this group already
+            calltap.toml:40:11: upstreams.orders.balance: "round-robin" is none of "round_robin", "least_connections"; did you mean "round_robin"?
+            calltap.toml:41:23: upstreams.orders.tls.certificate: certificate and key go together; name both, or neither
+            calltap.toml:42:10: upstreams.orders.health.path: is missing; name the path to ask for: path = "/healthz"
+            calltap.toml:42:26: upstreams.orders.health.interval_ms: must be a whole number, 1.5 is a fraction
+            calltap.toml:44:12: upstreams."a b": a group's name has 1 to 64 letters, digits, ., _ and -
+            calltap.toml:45:13: upstreams."a b".endpoints: a group needs at least one endpoint; write endpoints = ["127.0.0.1:9000"]
+            calltap.toml:48:15: records.connections: "failing" is none of "failed", "all", "none"
+            calltap.toml:49:26: records.rotate.keeep: unknown key; did you mean "keep"?
+            calltap.toml:50:20: records.request_headers[0]: "X Y" is no header name
+            calltap.toml:53:8: tap.mode: "bpf" is none of "auto", "ebpf", "tcp_info", "off"; did you mean "ebpf"?
+            calltap.toml:56:11: admin.address: 0.0.0.0:9901 can be reached from other machines, and there is no token; add admin.token_file, or listen on 127.0.0.1
+            calltap.toml:59:29: consumer.client_id[1]: "cookie:id" is no place in a call; write header:NAME, query:NAME, mtls:subject, mtls:issuer or mtls:sha256
+            calltap.toml:62:18: proxy.trusted_peers[0]: "10.0.0.1/8": the address has bits set beyond its prefix; did you mean "10.0.0.0/8"?
+            calltap.toml:62:32: proxy.trusted_peers[1]: "fe80::/129": the prefix length must be 0 to 128; write 10.0.0.0/8, fd00::/8 or one address
+            calltap.toml:62:46: proxy.trusted_peers[2]: "localhost": this is neither an IP address nor a network; write 10.0.0.0/8, fd00::/8 or one address
+            calltap.toml:65:11: limits.head_ms: must be 1 to 86400000, this is 0
+            calltap.toml:66:18: limits.body_max_bytes: must be a whole number, 99999999999999999999 is too large a number
+            calltap.toml:69:1: defaults.route.upstream: unknown key; known here: methods, path
+        "#]],
+    );
+}
+
+#[test]
+fn broken_syntax_hides_no_other_mistake() {
+    check_mistakes(
+        "[[listeners]]\naddress = \"127.0.0.1:8080\n\n[tap]\nmode = \"bpf\"\n[tap]\nsockets_max = 1\n",
+        expect![[r#"
+            calltap.toml:2:26: invalid basic string, expected `"`
+            calltap.toml:5:8: tap.mode: "bpf" is none of "auto", "ebpf", "tcp_info", "off"; did you mean "ebpf"?
+            calltap.toml:6:2: duplicate key
+            calltap.toml:7:15: tap.sockets_max: must be 2 to 1048576, this is 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_flag_that_is_wrong_is_named() {
+    let overrides = Overrides {
+        tap: Some("kernel".into()),
+        admin: Some("9901".into()),
+        workers: Some(5000),
+        ..flags("8080", "http://127.0.0.1:9000")
+    };
+    check_mistakes_with(
+        "",
+        &overrides,
+        expect![[r#"
+        --admin: admin.address: "9901" is no address; write an IP address and a port: 127.0.0.1:8080 or [::1]:8080
+        --listen: listeners[0].address: "8080" is no address; write an IP address and a port: 127.0.0.1:8080 or [::1]:8080
+        --tap: tap.mode: "kernel" is none of "auto", "ebpf", "tcp_info", "off"
+        --upstream: upstreams.default.endpoints[0]: "http://127.0.0.1:9000" is a URL; write the host and the port: 127.0.0.1:9000
+        --workers: workers: must be 0 to 1024, this is 5000
+    "#]],
+    );
+}
+
+#[test]
+fn flags_stand_over_the_file() {
+    let overrides = Overrides {
+        records: Some("-".into()),
+        tap: Some("off".into()),
+        admin: Some("none".into()),
+        workers: Some(3),
+        ..flags("[::1]:1", "unix:/run/app.sock")
+    };
+    let config = parse("calltap.toml", SMALL, &overrides).unwrap();
+    assert_eq!(config.listeners[0].address.to_string(), "[::1]:1");
+    assert_eq!(
+        config
+            .upstreams
+            .keys()
+            .map(|name| &**name)
+            .collect::<Vec<_>>(),
+        ["default"]
+    );
+    assert_eq!(config.records.path, RecordsPath::Stdout);
+    assert_eq!(config.tap.mode, TapMode::Off);
+    assert_eq!(config.admin, None);
+    assert_eq!(config.workers.get(), 3);
+}
+
+#[test]
+fn a_route_has_what_its_keys_say() {
+    let config = read(
+        r#"
+listeners = [{ address = "0.0.0.0:80", h2c = true }]
+limits.total_ms = 9000
+defaults.upstream.retries = 5
+
+[[routes]]
+name = "get-order"
+host = "*.Example.com"
+path = "/shop/orders/{id}"
+methods = ["get", "HEAD"]
+upstream = "orders"
+strip_prefix = "/shop/"
+timeout_ms = 2000
+host_header = "keep"
+api = { name = "orders", version = "1.2.0", product = "shop", plan = "gold", catalog = "prod" }
+operation = "getOrder"
+
+[[routes]]
+upstream = "orders"
+
+[upstreams.orders]
+endpoints = ["10.0.0.1:9000", "[fd00::1]:9000", "Orders.internal:9000", "unix:/run/orders.sock"]
+balance = "least_connections"
+protocol = "http2"
+host_header = "rewrite"
+tls = { server_name = "orders.internal" }
+health = { path = "/healthz", unhealthy_after = 1 }
+"#,
+    );
+    let Found::Route(route, params) =
+        config
+            .routes
+            .find(Some("a.example.com"), "/shop/orders/7", "GET")
+    else {
+        panic!("no route");
+    };
+    assert_eq!(params.as_slice(), [("id", "7")]);
+    assert_eq!(route.forward_path("/shop/orders/7"), "/orders/7");
+    assert_eq!(
+        (route.timeout, route.host_header),
+        (Some(Duration::from_secs(2)), HostHeader::Keep)
+    );
+    assert_eq!(route.api.route.as_deref(), Some("/shop/orders/{id}"));
+    assert_eq!(route.api.operation.as_deref(), Some("getOrder"));
+    assert_eq!(route.api.plan.as_deref(), Some("gold"));
+
+    let Found::Route(route, _) = config.routes.find(None, "/", "GET") else {
+        panic!("no route");
+    };
+    assert_eq!(
+        (route.timeout, route.host_header),
+        (Some(Duration::from_secs(9)), HostHeader::Rewrite)
+    );
+
+    let orders = &config.upstreams["orders"];
+    let endpoints: Vec<String> = orders.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        endpoints,
+        [
+            "10.0.0.1:9000",
+            "[fd00::1]:9000",
+            "orders.internal:9000",
+            "unix:/run/orders.sock"
+        ]
+    );
+    assert_eq!(
+        (orders.balance, orders.protocol, orders.retries),
+        (Balance::LeastConnections, Protocol::Http2, 5)
+    );
+    let health = orders.health.as_ref().unwrap();
+    assert_eq!(
+        (
+            health.path.as_str(),
+            health.unhealthy_after,
+            health.healthy_after
+        ),
+        ("/healthz", 1, 2)
+    );
+}
+
+#[test]
+fn a_reload_takes_routes_upstreams_and_certificates_only() {
+    let old = read(SMALL);
+    let same = SMALL.replace("127.0.0.1:9000", "127.0.0.1:9001").replace(
+        "upstream = \"orders\"",
+        "upstream = \"orders\"\npath = \"/x\"",
+    );
+    assert_eq!(old.needs_restart(&read(&same)), []);
+
+    let new = format!(
+        "workers = 7\n{}\n[[listeners]]\naddress = \"127.0.0.1:8082\"\n[tap]\nmode = \"off\"\n[records]\nrequest_headers = [\"a\"]\n",
+        SMALL.replace("8080", "8081")
+    );
+    expect![[r#"
+        calltap.toml:4:11: listeners[0].address: changed from "127.0.0.1:8080" to "127.0.0.1:8081", which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml:12:1: listeners[1]: is new, which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml:17:19: records.request_headers: changed from [] to ["a"], which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml:15:8: tap.mode: changed from "auto" to "off", which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml:1:11: workers: changed from 0 to 7, which needs a restart; restart calltap, or put the old value back and reload
+    "#]].assert_eq(&listed(&old.needs_restart(&read(&new))));
+    expect![[r#"
+        calltap.toml:3:11: listeners[0].address: changed from "127.0.0.1:8081" to "127.0.0.1:8080", which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml: listeners[1]: is gone, which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml: records.request_headers: changed from ["a"] to [], which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml: tap.mode: changed from "off" to "auto", which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml: workers: changed from 7 to 0, which needs a restart; restart calltap, or put the old value back and reload
+    "#]].assert_eq(&listed(&read(&new).needs_restart(&old)));
+}
+
+#[test]
+fn networks_hold_the_addresses_they_say() {
+    for (network, address, inside) in [
+        ("10.0.0.0/8", "10.255.0.1", true),
+        ("10.0.0.0/8", "11.0.0.1", false),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+        ("0.0.0.0/0", "203.0.113.9", true),
+        ("0.0.0.0/0", "::1", false),
+        ("::/0", "::1", true),
+        ("::/0", "10.0.0.1", false),
+        ("fd00::/8", "fdff::1", true),
+        ("fd00::/8", "fe00::1", false),
+        ("192.0.2.7", "192.0.2.7", true),
+        ("192.0.2.7", "192.0.2.6", false),
+    ] {
+        let network = Network::parse(network).unwrap();
+        assert_eq!(
+            network.contains(address.parse().unwrap()),
+            inside,
+            "{network} {address}"
+        );
+    }
+}
+
+#[test]
+fn defaults_file_is_what_an_empty_file_means() {
+    let overrides = flags("127.0.0.1:1", "127.0.0.1:2");
+    let empty = parse("a", "", &overrides).unwrap();
+    let defaults = parse("b", DEFAULTS, &overrides).unwrap();
+    assert_eq!(empty.needs_restart(&defaults), []);
+    assert_eq!(empty.limits, defaults.limits);
+}
+
+/// A directory with a certificate and its key, another key, and things that are neither.
+fn pem_files() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
+    for (name, text) in [
+        ("chain.pem", own.cert.pem()),
+        ("key.pem", own.signing_key.serialize_pem()),
+        ("other.pem", other.serialize_pem()),
+        (
+            "broken.pem",
+            "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----\n".to_owned(),
+        ),
+        ("empty", "\n".to_owned()),
+        ("token", "s3cret\n".to_owned()),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn tls_file(dir: &Path, certificate: &str, key: &str, client_ca: &str, token: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r#"
+[[listeners]]
+address = "0.0.0.0:8443"
+tls = {{ certificate = "{dir}/{certificate}", key = "{dir}/{key}", client_ca = "{dir}/{client_ca}" }}
+[[routes]]
+upstream = "a"
+[upstreams.a]
+endpoints = ["localhost:1"]
+[admin]
+address = "[::]:9901"
+token_file = "{dir}/{token}"
+"#
+    )
+}
+
+#[test]
+fn certificates_are_looked_into() {
+    let dir = pem_files();
+    let check = |[certificate, key, client_ca, token]: [&str; 4], expected: Expect| {
+        let text = tls_file(dir.path(), certificate, key, client_ca, token);
+        let mistakes = parse("f", &text, &Overrides::default())
+            .err()
+            .unwrap_or_default();
+        expected.assert_eq(&listed(&mistakes).replace(&dir.path().display().to_string(), "DIR"));
+    };
+    check(
+        ["chain.pem", "key.pem", "chain.pem", "token"],
+        expect![[""]],
+    );
+    check(
+        ["chain.pem", "other.pem", "key.pem", "empty"],
+        expect![[r#"
+        f:4:58: listeners[0].tls.key: DIR/other.pem is not the private key of DIR/chain.pem
+        f:4:99: listeners[0].tls.client_ca: DIR/key.pem has no certificate in PEM form
+        f:11:14: admin.token_file: DIR/empty is empty
+    "#]],
+    );
+    check(
+        ["key.pem", "chain.pem", "broken.pem", "absent"],
+        expect![[r#"
+        f:4:23: listeners[0].tls.certificate: DIR/key.pem has no certificate in PEM form
+        f:4:56: listeners[0].tls.key: DIR/chain.pem has no private key in PEM form
+        f:4:97: listeners[0].tls.client_ca: DIR/broken.pem is not well-formed PEM
+        f:11:14: admin.token_file: cannot read DIR/absent: No such file or directory (os error 2)
+    "#]],
+    );
+    check(
+        ["broken.pem", "absent", "absent", "token"],
+        expect![[r#"
+        f:4:23: listeners[0].tls.certificate: DIR/broken.pem is not well-formed PEM
+        f:4:59: listeners[0].tls.key: cannot read DIR/absent: No such file or directory (os error 2)
+        f:4:97: listeners[0].tls.client_ca: cannot read DIR/absent: No such file or directory (os error 2)
+    "#]],
+    );
+}
+
+#[test]
+fn another_certificate_file_is_taken_by_a_reload_but_other_authorities_are_not() {
+    let dir = pem_files();
+    for name in ["chain", "key"] {
+        let from = dir.path().join(format!("{name}.pem"));
+        std::fs::copy(from, dir.path().join(format!("new-{name}.pem"))).unwrap();
+    }
+    let old = read(&tls_file(
+        dir.path(),
+        "chain.pem",
+        "key.pem",
+        "chain.pem",
+        "token",
+    ));
+    let new = read(&tls_file(
+        dir.path(),
+        "new-chain.pem",
+        "new-key.pem",
+        "chain.pem",
+        "token",
+    ));
+    assert_eq!(old.needs_restart(&new), []);
+    let new = read(&tls_file(
+        dir.path(),
+        "chain.pem",
+        "key.pem",
+        "new-chain.pem",
+        "token",
+    ));
+    let keys: Vec<String> = old
+        .needs_restart(&new)
+        .into_iter()
+        .map(|mistake| mistake.key)
+        .collect();
+    assert_eq!(keys, ["listeners[0].tls.client_ca"]);
+    let plain =
+        tls_file(dir.path(), "chain.pem", "key.pem", "chain.pem", "token").replace("tls = ", "# ");
+    let keys: Vec<String> = old
+        .needs_restart(&read(&plain))
+        .into_iter()
+        .map(|mistake| mistake.key)
+        .collect();
+    assert_eq!(keys, ["listeners[0].tls"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_mistake() {
+    let mistakes = check(Path::new("/nonexistent/calltap.toml")).unwrap_err();
+    expect![[r#"
+        /nonexistent/calltap.toml: cannot read the file: No such file or directory (os error 2)
+    "#]]
+    .assert_eq(&listed(&mistakes));
+}
+
+#[test]
+fn check_sums_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("calltap.toml");
+    std::fs::write(&path, SMALL).unwrap();
+    expect![[r#"
+        listens on 127.0.0.1:8080 (http)
+        route /{*rest}: any host, /{*rest}, every method -> orders
+        upstream orders: 127.0.0.1:9000
+        records go to calls.jsonl
+        admin API on 127.0.0.1:9901
+    "#]]
+    .assert_eq(&check(&path).unwrap().to_string());
+}
