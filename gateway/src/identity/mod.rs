@@ -1,0 +1,296 @@
+//! Who a request comes from and what it is called: client address, ids, forwarding headers.
+//!
+//! Everything here is a pure function over a request head. What a client sent is believed only as
+//! far as its peer is trusted, and is bounded and validated even then. Nothing here decides whether
+//! a call is allowed.
+
+pub(crate) mod consumer;
+pub(crate) mod forwarded;
+pub(crate) mod grpc;
+pub(crate) mod hops;
+pub(crate) mod redact;
+pub(crate) mod trace;
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+
+use pingora::http::RequestHeader;
+use ring::rand::{SecureRandom, SystemRandom};
+use uuid::Builder;
+
+use forwarded::Forwarding;
+use trace::Trace;
+
+/// Ids of others are kept up to this length, bytes.
+pub(crate) const ID_BYTES_MAX: usize = 128;
+
+/// What is known of a request's sender before its head is read.
+pub(crate) struct Sender<'a> {
+    /// The TCP peer; `None` where there is no address (a unix socket).
+    pub(crate) peer: Option<SocketAddr>,
+    /// `http` or `https`, as the peer spoke to us.
+    pub(crate) scheme: &'static str,
+    /// Whose forwarding headers are believed.
+    pub(crate) is_trusted: &'a dyn Fn(IpAddr) -> bool,
+}
+
+/// What a request is called and where it comes from, kept from trusted peers and begun otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// The client: the rightmost address that no trusted peer vouches for. Port 0 where only an
+    /// address was said.
+    pub(crate) client_address: Option<SocketAddr>,
+    /// X-Request-ID.
+    pub(crate) request_id: String,
+    /// X-Global-Transaction-ID.
+    pub(crate) global_transaction_id: String,
+    /// The W3C trace context, with a span id of our own.
+    pub(crate) trace: Trace,
+    forwarding: Forwarding,
+    peer_is_trusted: bool,
+}
+
+impl Identity {
+    /// Reads the head of a request. `random` gives 128 fresh random bits with each call.
+    pub(crate) fn of(
+        head: &RequestHeader,
+        sender: &Sender<'_>,
+        mut random: impl FnMut() -> u128,
+    ) -> Self {
+        let peer = sender.peer.map(canonical);
+        let peer_is_trusted = peer.is_some_and(|peer| (sender.is_trusted)(peer.ip()));
+        let kept = |name: &str| {
+            peer_is_trusted
+                .then(|| single_header(head, name))
+                .flatten()
+                .filter(|id| is_id(id))
+        };
+        let request_id = kept("x-request-id").map_or_else(
+            || {
+                Builder::from_random_bytes(random().to_be_bytes())
+                    .into_uuid()
+                    .to_string()
+            },
+            str::to_owned,
+        );
+        let global_transaction_id = kept("x-global-transaction-id")
+            .map_or_else(|| format!("{:032x}", random()), str::to_owned);
+        let trace = if peer_is_trusted {
+            Trace::continued(head, &mut random)
+        } else {
+            None
+        }
+        .unwrap_or_else(|| Trace::begun(&mut random));
+        let forwarding = Forwarding::of(head, peer, sender.scheme, peer_is_trusted);
+        Self {
+            client_address: forwarding.client_address(sender.is_trusted),
+            request_id,
+            global_transaction_id,
+            trace,
+            forwarding,
+            peer_is_trusted,
+        }
+    }
+
+    /// Writes all of it into the head that goes to the upstream, over what the client sent.
+    ///
+    /// # Errors
+    /// Pingora refuses a header; the values written here are all printable ASCII.
+    pub(crate) fn stamp(&self, head: &mut RequestHeader) -> pingora::Result<()> {
+        self.forwarding.stamp(head, self.peer_is_trusted)?;
+        self.trace.stamp(head)?;
+        head.insert_header("X-Request-ID", self.request_id.as_str())?;
+        head.insert_header(
+            "X-Global-Transaction-ID",
+            self.global_transaction_id.as_str(),
+        )
+    }
+}
+
+/// 128 random bits that nobody can predict, without a system call for each.
+pub(crate) fn random() -> u128 {
+    const WORD: usize = size_of::<u128>();
+    const WORDS: usize = 64;
+    thread_local! {
+        static POOL: RefCell<([u8; WORD * WORDS], usize)> = const { RefCell::new(([0; WORD * WORDS], 0)) };
+    }
+    POOL.with_borrow_mut(|(pool, left)| {
+        if *left == 0 {
+            SystemRandom::new()
+                .fill(pool)
+                .expect("the kernel has randomness once it has booted");
+            *left = WORDS;
+        }
+        *left -= 1;
+        let (words, _) = pool.as_chunks::<WORD>();
+        u128::from_ne_bytes(words[*left])
+    })
+}
+
+/// The authority the client asked for: `:authority` or an absolute target, else Host.
+pub(crate) fn authority(head: &RequestHeader) -> Option<&str> {
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => single_header(head, "host"),
+    }
+}
+
+/// A header that must not occur twice; `None` if it does, or is not ASCII.
+fn single_header<'h>(head: &'h RequestHeader, name: &str) -> Option<&'h str> {
+    let mut values = head.headers.get_all(name).iter();
+    let first = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    first.to_str().ok()
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._~:/+=@-".contains(&byte))
+}
+
+/// IPv4-mapped addresses unwrapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A request head from `name: value` lines.
+    pub(crate) fn head(lines: &[&str]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/orders?id=1", None).unwrap();
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            head.append_header(name.to_owned(), value).unwrap();
+        }
+        head
+    }
+
+    /// The head as lines again, sorted.
+    pub(crate) fn lines(head: &RequestHeader) -> Vec<String> {
+        let mut lines: Vec<String> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// 1, 2, 3, ... in both halves.
+    pub(crate) fn counting() -> impl FnMut() -> u128 {
+        let mut next = 0;
+        move || {
+            next += 1;
+            (next << 64) | next
+        }
+    }
+
+    const TRUSTED: &str = "10.0.0.1:1000";
+    const STRANGER: &str = "192.0.2.7:1000";
+
+    fn stamped(peer: &str, sent: &[&str]) -> Vec<String> {
+        let mut head = head(sent);
+        let sender = Sender {
+            peer: Some(peer.parse().unwrap()),
+            scheme: "https",
+            is_trusted: &|address| address.to_string().starts_with("10."),
+        };
+        Identity::of(&head, &sender, counting())
+            .stamp(&mut head)
+            .unwrap();
+        lines(&head)
+    }
+
+    #[test]
+    fn ids_begin_here_when_there_are_none() {
+        assert_eq!(
+            stamped(STRANGER, &["Host: a.example"]),
+            [
+                "forwarded: for=192.0.2.7;host=a.example;proto=https",
+                "host: a.example",
+                "traceparent: 00-00000000000000030000000000000003-0000000000000004-01",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-host: a.example",
+                "x-forwarded-proto: https",
+                "x-global-transaction-id: 00000000000000020000000000000002",
+                "x-request-id: 00000000-0000-4001-8000-000000000001",
+            ]
+        );
+    }
+
+    const CLAIMS: [&str; 9] = [
+        "Host: a.example",
+        "X-Request-ID: req-1",
+        "X-Global-Transaction-ID: gtx-1",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+        "tracestate: a=1",
+        "X-Forwarded-For: 198.51.100.9",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Host: public.example",
+        "X-Forwarded-Port: 81",
+    ];
+
+    #[test]
+    fn a_trusted_peer_is_believed() {
+        assert_eq!(
+            stamped(TRUSTED, &CLAIMS),
+            [
+                "forwarded: for=198.51.100.9, for=10.0.0.1;host=a.example;proto=https",
+                "host: a.example",
+                "traceparent: 00-0af7651916cd43dd8448eb211c80319c-0000000000000001-00",
+                "tracestate: a=1",
+                "x-forwarded-for: 198.51.100.9, 10.0.0.1",
+                "x-forwarded-host: public.example",
+                "x-forwarded-port: 81",
+                "x-forwarded-proto: http",
+                "x-global-transaction-id: gtx-1",
+                "x-request-id: req-1",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stranger_is_not() {
+        let mut claims = CLAIMS.to_vec();
+        claims.extend([
+            "X_Forwarded_For: 1.1.1.1",
+            "X-Real-IP: 1.1.1.1",
+            "X-Rewrite-URL: /admin",
+        ]);
+        assert_eq!(
+            stamped(STRANGER, &claims),
+            stamped(STRANGER, &["Host: a.example"])
+        );
+    }
+
+    #[test]
+    fn ids_that_are_no_ids_are_begun_again() {
+        let long = format!("X-Request-ID: {}", "a".repeat(ID_BYTES_MAX + 1));
+        let cases: [&[&str]; 5] = [
+            &["X-Request-ID: a b"],
+            &["X-Request-ID: <script>"],
+            &["X-Request-ID: a", "X-Request-ID: b"],
+            &["X-Request-ID: "],
+            &[&long],
+        ];
+        for sent in cases {
+            let ids = stamped(TRUSTED, sent);
+            assert!(
+                ids.contains(&"x-request-id: 00000000-0000-4001-8000-000000000001".to_owned()),
+                "{sent:?} gave {ids:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        let drawn: std::collections::HashSet<u128> = (0..1000).map(|_| random()).collect();
+        assert_eq!(drawn.len(), 1000);
+    }
+}

@@ -1,0 +1,259 @@
+//! Watches the attempts of one call to reach an upstream: each with its socket, from before its
+//! SYN leaves until it is connected or has failed.
+//!
+//! Pingora lets a peer bring its own way to connect. Ours asks the socket for its cookie before
+//! connect(2), so that the tap knows it in time and failed attempts have one too.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use calltap_correlate::exchange::Attempt;
+use calltap_correlate::socket::SocketCookie;
+use pingora::ErrorType;
+use pingora::connectors::L4Connect;
+use pingora::protocols::GetProxyDigest;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::upstreams::peer::HttpPeer;
+use rustix::net::sockopt::socket_cookie;
+use tokio::net::{TcpSocket, UnixStream};
+
+use super::endpoint::{Endpoint, Vitals};
+
+/// An attempt that nobody lived to see the end of: the client left, a timer ran out.
+const ABANDONED: &str = "abandoned";
+const OK: &str = "ok";
+
+/// What attempts need of the rest of the process.
+pub(crate) struct ConnectHooks {
+    /// The tap's clock, ns.
+    pub(crate) now_ns: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Told every upstream socket before it connects.
+    pub(crate) own: Arc<dyn Fn(SocketCookie) + Send + Sync>,
+    /// Asked once per new connection for what shall travel with it: it comes back in the
+    /// connection's digest with every call that uses it. No cookie: not a TCP socket.
+    pub(crate) luggage: Arc<dyn Fn(Option<SocketCookie>) -> Option<ProxyDigest> + Send + Sync>,
+}
+
+/// The attempts of one call, in order.
+#[derive(Clone)]
+pub(crate) struct Attempts {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hooks: Arc<ConnectHooks>,
+    attempts: Mutex<Vec<Watched>>,
+}
+
+struct Watched {
+    attempt: Attempt,
+    vitals: Arc<Vitals>,
+}
+
+impl Attempts {
+    /// None yet.
+    pub(crate) fn new(hooks: Arc<ConnectHooks>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                hooks,
+                attempts: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Begins an attempt: the peer to hand to Pingora, which reports here as it connects. It has
+    /// the configured time to connect, and no longer than `time_left` of the call.
+    pub(crate) fn begin(&self, endpoint: &Endpoint, time_left: Option<Duration>) -> HttpPeer {
+        let attempt = Attempt {
+            address: endpoint.address().to_string(),
+            cookie: None,
+            begin_ns: (self.shared.hooks.now_ns)(),
+            connected_ns: None,
+            secured_ns: None,
+            outcome: ABANDONED,
+        };
+        let index = {
+            let mut attempts = self.shared.attempts();
+            attempts.push(Watched {
+                attempt,
+                vitals: Arc::clone(endpoint.vitals()),
+            });
+            attempts.len() - 1
+        };
+        let mut peer = endpoint.peer();
+        let timeout = &mut peer.options.total_connection_timeout;
+        *timeout = timeout.iter().copied().chain(time_left).min();
+        let connect = Connecting {
+            shared: Arc::clone(&self.shared),
+            index,
+        };
+        peer.options.custom_l4 = Some(Arc::new(connect));
+        peer
+    }
+
+    /// The last attempt has a connection that is ready for the request. `cookie` is that of its
+    /// socket, which for one from the pool nobody else can tell.
+    pub(crate) fn ready(&self, reused: bool, cookie: Option<SocketCookie>) {
+        let now_ns = (self.shared.hooks.now_ns)();
+        if let Some(Watched { attempt, .. }) = self.shared.attempts().last_mut() {
+            attempt.outcome = OK;
+            attempt.cookie = attempt.cookie.or(cookie);
+            if !reused {
+                attempt.secured_ns = Some(now_ns);
+            }
+        }
+    }
+
+    /// The last attempt has failed before it had a connection that was ready.
+    pub(crate) fn failed(&self, error: &pingora::Error) {
+        if let Some(Watched { attempt, vitals }) = self.shared.attempts().last_mut() {
+            if attempt.outcome == ABANDONED {
+                attempt.outcome = outcome_of(error.etype(), attempt.connected_ns.is_some());
+            }
+            vitals.note_error(format!("{}: {}", attempt.outcome, error.etype().as_str()));
+        }
+    }
+
+    /// The last attempt's connection broke while it carried the call: `reset`, `closed`, ...
+    pub(crate) fn broke(&self, outcome: &'static str) {
+        if let Some(Watched { attempt, vitals }) = self.shared.attempts().last_mut() {
+            attempt.outcome = outcome;
+            vitals.note_error(outcome.to_owned());
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.attempts().len()
+    }
+
+    /// All of them, for the record.
+    pub(crate) fn list(&self) -> Vec<Attempt> {
+        self.shared
+            .attempts()
+            .iter()
+            .map(|watched| watched.attempt.clone())
+            .collect()
+    }
+}
+
+impl Shared {
+    fn attempts(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, index: usize, change: impl FnOnce(&mut Attempt)) {
+        if let Some(watched) = self.attempts().get_mut(index) {
+            change(&mut watched.attempt);
+        }
+    }
+}
+
+/// How one attempt connects.
+struct Connecting {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl std::fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connecting")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl L4Connect for Connecting {
+    // No timer here: the peer has one for TCP and TLS together.
+    async fn connect(&self, address: &SocketAddr) -> pingora::Result<Stream> {
+        let connected = match address {
+            SocketAddr::Inet(address) => self.tcp(*address).await,
+            SocketAddr::Unix(address) => match address.as_pathname() {
+                Some(path) => UnixStream::connect(path)
+                    .await
+                    .map(|unix| (unix.into(), None)),
+                None => Err(io::ErrorKind::InvalidInput.into()),
+            },
+        };
+        match connected {
+            Ok((mut stream, cookie)) => {
+                let now_ns = (self.shared.hooks.now_ns)();
+                self.shared
+                    .update(self.index, |attempt| attempt.connected_ns = Some(now_ns));
+                if let Some(luggage) = (self.shared.hooks.luggage)(cookie) {
+                    stream.set_proxy_digest(luggage.into());
+                }
+                Ok(stream)
+            }
+            Err(error) => {
+                let (outcome, kind) = refusal(&error);
+                self.shared
+                    .update(self.index, |attempt| attempt.outcome = outcome);
+                Err(pingora::Error::because(
+                    kind,
+                    "connecting to the upstream",
+                    error,
+                ))
+            }
+        }
+    }
+}
+
+impl Connecting {
+    async fn tcp(
+        &self,
+        address: std::net::SocketAddr,
+    ) -> io::Result<(Stream, Option<SocketCookie>)> {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        socket.set_nodelay(true)?;
+        // A kernel without cookies gives a call without a join, not a call that fails.
+        let cookie = socket_cookie(&socket).ok().and_then(SocketCookie::new);
+        if let Some(cookie) = cookie {
+            self.shared
+                .update(self.index, |attempt| attempt.cookie = Some(cookie));
+            (self.shared.hooks.own)(cookie);
+        }
+        Ok((socket.connect(address).await?.into(), cookie))
+    }
+}
+
+/// What a record and what Pingora call a failed connect(2).
+fn refusal(error: &io::Error) -> (&'static str, ErrorType) {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ("refused", ErrorType::ConnectRefused),
+        io::ErrorKind::TimedOut => ("connect_timeout", ErrorType::ConnectTimedout),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            ("unreachable", ErrorType::ConnectNoRoute)
+        }
+        io::ErrorKind::ConnectionReset => ("reset", ErrorType::ConnectError),
+        // A unix socket that is not there.
+        io::ErrorKind::NotFound => ("not_found", ErrorType::ConnectError),
+        io::ErrorKind::PermissionDenied => ("not_permitted", ErrorType::ConnectError),
+        io::ErrorKind::AddrNotAvailable => ("no_local_port", ErrorType::BindError),
+        _ => ("connect_failed", ErrorType::ConnectError),
+    }
+}
+
+/// What a record calls an attempt that Pingora gave up.
+fn outcome_of(kind: &ErrorType, connected: bool) -> &'static str {
+    match (kind, connected) {
+        (ErrorType::ConnectTimedout, false) => "connect_timeout",
+        (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, true) => "tls_timeout",
+        (
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError,
+            _,
+        ) => "tls_failed",
+        (ErrorType::H2Error | ErrorType::InvalidH2 | ErrorType::H2Downgrade, _) => "protocol_error",
+        (_, true) => "closed",
+        (_, false) => "connect_failed",
+    }
+}
