@@ -1,2 +1,245 @@
-//! x
-fn main() {}
+//! The command line of the load test.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::Context;
+use calltap_loadtest::backend::Backend;
+use calltap_loadtest::checks::Checks;
+use calltap_loadtest::cleanup;
+use calltap_loadtest::cost::{self, Effort};
+use calltap_loadtest::delays::{self, Found, Place};
+use calltap_loadtest::faults;
+use calltap_loadtest::gateway;
+use calltap_loadtest::lab;
+use calltap_loadtest::verify::{self, Load, Running};
+use clap::{Args, Parser, Subcommand};
+
+/// Asks calltap from outside: does it hold, does it tell the truth, what does it cost.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends a mix of calls and checks that each has exactly one true record
+    Verify(VerifyArgs),
+    /// Injects known delays, one at a time, and checks which part of the time they are found in
+    Delays(DelaysArgs),
+    /// Measures CPU time per call with tap and records on and off, and the BPF programs' run time
+    Cost(CostArgs),
+    /// Serves the behaviours that the other commands call, until it is killed
+    Backend {
+        /// Address to listen on; port 0 for a free one
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        listen: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    /// Calls to send
+    #[arg(long, default_value_t = 1000)]
+    calls: usize,
+    /// Connections at a time
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Repeats the same mix
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// The tap's mode
+    #[arg(long, default_value = "auto", value_parser = ["auto", "ebpf", "tcp_info", "off"])]
+    tap: String,
+    /// Also while the backend is killed, the sink stalls and the disk is full
+    #[arg(long)]
+    faults: bool,
+    /// A calltap that runs already, in front of `loadtest backend`
+    #[arg(long, requires = "records", conflicts_with_all = ["calltap", "faults"])]
+    url: Option<String>,
+    /// Its records
+    #[arg(long, requires = "url")]
+    records: Option<PathBuf>,
+    /// Its admin API
+    #[arg(long, requires = "url")]
+    admin: Option<SocketAddr>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct DelaysArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Only places whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct CostArgs {
+    /// The calltap binary to start, a release build; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Calls per round
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    calls: u32,
+    /// Rounds per variant
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Client connections
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Proxy threads of the gateway
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    cleanup::undo_on_signal();
+    match cli.command {
+        Command::Verify(arguments) => verify(arguments),
+        Command::Delays(arguments) => delays(&arguments),
+        Command::Cost(arguments) => cost(&arguments),
+        Command::Backend { listen } => {
+            let backend =
+                Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
+            println!("listening on {}", backend.address());
+            loop {
+                thread::park();
+            }
+        }
+    }
+}
+
+fn verify(arguments: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let load = Load {
+        calls: arguments.calls,
+        threads: arguments.connections,
+        seed: arguments.seed,
+    };
+    let mut verdicts = Vec::new();
+    match (arguments.url, arguments.records) {
+        (Some(url), Some(records)) => {
+            let running = Running {
+                url,
+                records,
+                admin: arguments.admin,
+            };
+            verdicts.push(("a running calltap", verify::running(&running, &load)));
+        }
+        _ => {
+            let calltap = calltap(arguments.calltap)?;
+            let tap = ["ebpf", "tcp_info", "off"]
+                .into_iter()
+                .find(|mode| *mode == arguments.tap);
+            verdicts.push(("calm", verify::own(&calltap, tap.unwrap_or("auto"), &load)));
+            if arguments.faults {
+                let loadtest = std::env::current_exe()?;
+                verdicts.extend(faults::all(&calltap, &loadtest, &load));
+            }
+        }
+    }
+    Ok(report(verdicts, arguments.json))
+}
+
+fn delays(arguments: &DelaysArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = lab::missing() {
+        anyhow::bail!("the delay matrix needs network namespaces of its own: {reason}");
+    }
+    let calltap = calltap(arguments.calltap.clone())?;
+    let places: Vec<Place> = Place::ALL
+        .into_iter()
+        .filter(|place| place.name().contains(&arguments.only))
+        .collect();
+    let matrix = delays::matrix(&calltap, &places)?;
+    let held = !matrix.is_empty() && matrix.iter().all(Found::held);
+    if arguments.json {
+        println!("{}", serde_json::json!({ "held": held, "delays": matrix }));
+    } else {
+        print!("{}", delays::render(&matrix));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn cost(arguments: &CostArgs) -> anyhow::Result<ExitCode> {
+    let effort = Effort {
+        calls: arguments.calls,
+        rounds: arguments.rounds,
+        connections: arguments.connections,
+        workers: arguments.workers,
+    };
+    let cost = cost::measure(&calltap(arguments.calltap.clone())?, effort)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&cost)?);
+    } else {
+        print!("{}", cost::render(&cost));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(verdicts: Vec<(&str, anyhow::Result<Checks>)>, json: bool) -> ExitCode {
+    let mut held = true;
+    let mut shown = serde_json::Map::new();
+    for (name, verdict) in verdicts {
+        match verdict {
+            Ok(checks) => {
+                held &= checks.all_held();
+                if json {
+                    shown.insert(name.to_owned(), serde_json::json!(checks.checks));
+                } else {
+                    println!("## {name}\n\n{}", checks.render());
+                }
+            }
+            Err(error) => {
+                held = false;
+                if json {
+                    shown.insert(
+                        name.to_owned(),
+                        serde_json::json!({ "error": format!("{error:#}") }),
+                    );
+                } else {
+                    println!("## {name}\n\nfailed: {error:#}\n");
+                }
+            }
+        }
+    }
+    if json {
+        println!("{}", serde_json::json!({ "held": held, "verdicts": shown }));
+    } else if held {
+        println!("Every check held.");
+    } else {
+        println!("Not every check held.");
+    }
+    if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The binary named, or the one that was built beside this one.
+fn calltap(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    named.map_or_else(gateway::default_calltap, Ok)
+}

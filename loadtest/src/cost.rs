@@ -1,0 +1,448 @@
+//! `loadtest cost`: what the tap and the records add to a call, in CPU time.
+//!
+//! One calltap per variant, all before the same nginx, loaded in turn in short rounds: machines
+//! drift, so only neighbours are compared and only medians told. CPU time is that of the gateway's
+//! process, user and system, which includes what its packets cost in the kernel on its behalf. The
+//! BPF programs' own run time is measured apart, by the kernel (`kernel.bpf_stats_enabled`), because
+//! measuring it costs time itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal};
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cleanup::Guard;
+use crate::gateway::{Gateway, Setup};
+use crate::table;
+use crate::verify::{self, REST_MAX};
+
+/// The kernel's switch for measuring BPF programs.
+const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+/// nginx listens within this time or has failed.
+const NGINX_START_MAX: Duration = Duration::from_secs(10);
+/// Times in `/proc/PID/stat` are in these; fixed by the kernel's interface on Linux.
+const TICKS_PER_S: f64 = 100.0;
+
+/// What is compared: name, tap mode, records.
+const VARIANTS: [(&str, &str, &str); 4] = [
+    ("tap off, records off", "off", "none"),
+    ("tap off, records on", "off", "calls.jsonl"),
+    ("tap on, records off", "ebpf", "none"),
+    ("tap on, records on", "ebpf", "calls.jsonl"),
+];
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Calls per round.
+    pub calls: u32,
+    /// Rounds per variant.
+    pub rounds: u32,
+    /// Client connections.
+    pub connections: u32,
+    /// Proxy threads of the gateway.
+    pub workers: u32,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub struct Cost {
+    /// `YYYY-MM-DD`
+    pub date: String,
+    /// Processor, cores, kernel.
+    pub machine: String,
+    /// Calls per round, rounds and connections, in words.
+    pub effort: String,
+    /// CPU time per call, µs, of every round, by variant in order.
+    pub variants: Vec<Variant>,
+    /// The BPF programs' run time.
+    pub programs: Vec<Program>,
+}
+
+/// One variant's rounds.
+#[derive(Debug, Serialize)]
+pub struct Variant {
+    /// What was on and off.
+    pub name: &'static str,
+    /// CPU time per call in each round, µs.
+    pub us_per_call: Vec<f64>,
+}
+
+/// One BPF program's run time.
+#[derive(Debug, Serialize)]
+pub struct Program {
+    /// Its name, or its id where names are not known.
+    pub name: String,
+    /// Runs per call.
+    pub runs_per_call: f64,
+    /// Its run time per call, ns.
+    pub ns_per_call: f64,
+}
+
+impl Variant {
+    /// The median round, µs per call.
+    pub fn median_us(&self) -> f64 {
+        let mut sorted = self.us_per_call.clone();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.len() {
+            0 => 0.0,
+            count if count % 2 == 1 => sorted[count / 2],
+            count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
+        }
+    }
+
+    fn range_us(&self) -> (f64, f64) {
+        let min = self
+            .us_per_call
+            .iter()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        let max = self.us_per_call.iter().copied().fold(0.0, f64::max);
+        (min, max)
+    }
+}
+
+/// Measures all variants of `calltap`.
+pub fn measure(calltap: &Path, effort: Effort) -> anyhow::Result<Cost> {
+    for program in ["nginx", "h2load"] {
+        ensure!(
+            Command::new(program).arg("-v").output().is_ok(),
+            "{program} is not installed (Debian: nginx-light, nghttp2-client)"
+        );
+    }
+    let nginx = Nginx::start()?;
+    let gateways = VARIANTS
+        .map(|(name, tap, records)| {
+            Gateway::start(&Setup {
+                tap,
+                records: records.to_owned(),
+                workers: Some(effort.workers),
+                plain_routes: true,
+                ..Setup::new(calltap, nginx.address)
+            })
+            .with_context(|| name.to_owned())
+        })
+        .into_iter()
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    let mut variants = VARIANTS.map(|(name, ..)| Variant {
+        name,
+        us_per_call: Vec::new(),
+    });
+    // Round 0 warms up; nobody looks at it.
+    for round in 0..=effort.rounds as usize {
+        for step in 0..VARIANTS.len() {
+            // The order turns, so that nobody is always after the same neighbour.
+            let at = (step + round) % VARIANTS.len();
+            let us = cpu_per_call_us(&gateways[at], effort)?;
+            if round > 0 {
+                variants[at].us_per_call.push(us);
+            }
+        }
+    }
+    let programs = match gateways.last() {
+        Some(full) => programs(full, effort)?,
+        None => Vec::new(),
+    };
+    Ok(Cost {
+        date: date()?,
+        machine: machine(),
+        effort: format!(
+            "{} calls per round, {} rounds, {} connections, {} worker(s)",
+            effort.calls, effort.rounds, effort.connections, effort.workers
+        ),
+        variants: variants.into(),
+        programs,
+    })
+}
+
+/// Two markdown tables, ready for the docs.
+pub fn render(cost: &Cost) -> String {
+    let base = cost.variants.first().map_or(0.0, Variant::median_us);
+    let rows: Vec<Vec<String>> = cost
+        .variants
+        .iter()
+        .map(|variant| {
+            let (min, max) = variant.range_us();
+            vec![
+                variant.name.to_owned(),
+                format!("{:.1}", variant.median_us()),
+                format!("{min:.1} to {max:.1}"),
+                format!("{:+.1}", variant.median_us() - base),
+            ]
+        })
+        .collect();
+    let mut out = format!("{}, {}; {}.\n\n", cost.date, cost.machine, cost.effort);
+    out += &table::markdown(
+        &[
+            "calltap",
+            "CPU µs per call, median",
+            "range",
+            "more than all off",
+        ],
+        &rows,
+    );
+    let rows: Vec<Vec<String>> = cost
+        .programs
+        .iter()
+        .map(|program| {
+            vec![
+                program.name.clone(),
+                format!("{:.1}", program.runs_per_call),
+                format!("{:.0}", program.ns_per_call),
+            ]
+        })
+        .chain([vec![
+            "all".to_owned(),
+            format!(
+                "{:.1}",
+                cost.programs
+                    .iter()
+                    .map(|one| one.runs_per_call)
+                    .sum::<f64>()
+            ),
+            format!(
+                "{:.0}",
+                cost.programs.iter().map(|one| one.ns_per_call).sum::<f64>()
+            ),
+        ]])
+        .collect();
+    out.push('\n');
+    out + &table::markdown(&["BPF program", "runs per call", "ns per call"], &rows)
+}
+
+fn cpu_per_call_us(gateway: &Gateway, effort: Effort) -> anyhow::Result<f64> {
+    let before = cpu_ticks(gateway.pid())?;
+    load(gateway, effort)?;
+    // The last records are still on their way, and belong to these calls.
+    gateway.wait_rest(REST_MAX)?;
+    let ticks = cpu_ticks(gateway.pid())? - before;
+    Ok(ticks as f64 / TICKS_PER_S * 1e6 / f64::from(effort.calls))
+}
+
+fn load(gateway: &Gateway, effort: Effort) -> anyhow::Result<()> {
+    let output = Command::new("h2load")
+        .args(["--h1", "-t", "1", "-n", &effort.calls.to_string()])
+        .args(["-c", &effort.connections.to_string()])
+        .arg(format!("http://{}/", gateway.plain()))
+        .output()
+        .context("cannot run h2load")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let wanted = format!("{} succeeded", effort.calls);
+    ensure!(
+        output.status.success() && text.contains(&wanted),
+        "not every call of h2load succeeded:\n{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// User and system time of all threads of a process, ticks.
+fn cpu_ticks(pid: Pid) -> anyhow::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    // The name in parentheses may hold anything, so count from its end.
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|field| field.parse::<u64>().ok())
+    };
+    ticks(11)
+        .zip(ticks(12))
+        .map(|(user, system)| user + system)
+        .context("no times in stat")
+}
+
+/// Run time of the gateway's BPF programs during one round, by the kernel's own measure.
+fn programs(gateway: &Gateway, effort: Effort) -> anyhow::Result<Vec<Program>> {
+    let mode = verify::tap_mode(&gateway.status()?);
+    ensure!(
+        mode == "ebpf",
+        "the tap is {mode}, so there are no programs to measure"
+    );
+    let before = fs::read_to_string(BPF_STATS).context("cannot read kernel.bpf_stats_enabled")?;
+    let _restore = Guard::new(move || {
+        let _ = fs::write(BPF_STATS, before.trim());
+    });
+    fs::write(BPF_STATS, "1").context("cannot set kernel.bpf_stats_enabled; run it as root")?;
+    let first = run_times(gateway.pid())?;
+    ensure!(
+        !first.is_empty(),
+        "no BPF program in /proc/{}/fdinfo",
+        gateway.pid().as_raw_nonzero()
+    );
+    load(gateway, effort)?;
+    let last = run_times(gateway.pid())?;
+    let names = program_names();
+    let calls = f64::from(effort.calls);
+    Ok(last
+        .into_iter()
+        .map(|(id, (ns, runs))| {
+            let (ns_before, runs_before) = first.get(&id).copied().unwrap_or_default();
+            Program {
+                name: names
+                    .get(&id)
+                    .cloned()
+                    .unwrap_or_else(|| format!("program {id}")),
+                runs_per_call: (runs - runs_before) as f64 / calls,
+                ns_per_call: (ns - ns_before) as f64 / calls,
+            }
+        })
+        .filter(|program| program.runs_per_call > 0.0)
+        .collect())
+}
+
+/// Run time (ns) and runs of every program a process holds, by id.
+fn run_times(pid: Pid) -> anyhow::Result<BTreeMap<u64, (u64, u64)>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{}/fdinfo", pid.as_raw_nonzero()))? {
+        // Descriptors come and go while we look.
+        let Ok(text) = fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        let value = |name: &str| {
+            text.lines().find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+        };
+        if let (Some(id), Some(ns), Some(runs)) =
+            (value("prog_id"), value("run_time_ns"), value("run_cnt"))
+        {
+            found.insert(id, (ns, runs));
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the loaded programs by id, where bpftool is there to ask.
+fn program_names() -> BTreeMap<u64, String> {
+    let listed = Command::new("bpftool")
+        .args(["prog", "show", "--json"])
+        .output();
+    let listed = listed
+        .ok()
+        .and_then(|output| serde_json::from_slice(&output.stdout).ok());
+    let programs: Vec<Value> = listed.unwrap_or_default();
+    programs
+        .iter()
+        .filter_map(|one| Some((one["id"].as_u64()?, one["name"].as_str()?.to_owned())))
+        .collect()
+}
+
+fn date() -> anyhow::Result<String> {
+    let output = Command::new("date")
+        .args(["-u", "+%F"])
+        .output()
+        .context("cannot run date")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown processor".to_owned(), |(_, name)| {
+            name.trim().to_owned()
+        });
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+/// An nginx that answers everything with two bytes.
+struct Nginx {
+    address: SocketAddr,
+    _directory: TempDir,
+    _guard: Guard,
+}
+
+impl Nginx {
+    fn start() -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("calltap-nginx-")
+            .tempdir()?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let root = directory.path().display();
+        let file = directory.path().join("nginx.conf");
+        fs::write(
+            &file,
+            format!(
+                "daemon off;\nworker_processes 1;\npid {root}/pid;\nerror_log stderr;\n\
+                 events {{ worker_connections 4096; }}\n\
+                 http {{\n  access_log off;\n  keepalive_requests 100000000;\n\
+                 client_body_temp_path {root}/body;\n  proxy_temp_path {root}/proxy;\n\
+                 fastcgi_temp_path {root}/fastcgi;\n  uwsgi_temp_path {root}/uwsgi;\n\
+                 scgi_temp_path {root}/scgi;\n  server {{\n    listen {address};\n\
+                 location / {{ return 200 \"ok\"; }}\n  }}\n}}\n"
+            ),
+        )?;
+        let child = Command::new("nginx")
+            .arg("-p")
+            .arg(directory.path())
+            .arg("-c")
+            .arg(&file)
+            .args(["-e", "stderr"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.path().join("stderr"))?)
+            .spawn()
+            .context("cannot run nginx")?;
+        let guard = Guard::new(move || end(child));
+        let deadline = Instant::now() + NGINX_START_MAX;
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() >= deadline {
+                let said = fs::read_to_string(directory.path().join("stderr")).unwrap_or_default();
+                bail!("nginx does not listen on {address}: {said}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self {
+            address,
+            _directory: directory,
+            _guard: guard,
+        })
+    }
+}
+
+/// SIGTERM, so that the master ends its workers.
+fn end(mut child: Child) {
+    let _ = rustix::process::kill_process(Pid::from_child(&child), Signal::TERM);
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_of_rounds_is_between_the_middle_two() {
+        let variant = Variant {
+            name: "v",
+            us_per_call: vec![9.0, 1.0, 3.0, 4.0],
+        };
+        assert_eq!(variant.median_us(), 3.5);
+        assert_eq!(variant.range_us(), (1.0, 9.0));
+    }
+
+    #[test]
+    fn the_own_process_has_times() {
+        let own = rustix::process::getpid();
+        let before = cpu_ticks(own).unwrap();
+        assert!(cpu_ticks(own).unwrap() >= before);
+    }
+}

@@ -1,0 +1,29 @@
+//! Asks calltap from outside: does it hold, does it tell the truth, what does it cost.
+//!
+//! A black box test: it speaks HTTP to a running gateway, reads the records it leaves and the admin
+//! API it offers, and knows nothing of its insides. It refuses to link the gateway or the join, so
+//! that a mistake there cannot hide in a shared type.
+//!
+//! In reading order: [`wire`] is HTTP/1.1 with every byte counted; [`backend`] answers by path;
+//! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
+//! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
+//! namespaces, [`raw_client`] speaks TCP by hand in them, [`cleanup`] takes away what was made,
+//! [`table`] prints. [`verify`], [`faults`], [`delays`] and [`cost`] are the four questions.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod checks;
+pub mod cleanup;
+pub mod client;
+pub mod cost;
+pub mod delays;
+pub mod faults;
+pub mod gateway;
+pub mod h2c;
+pub mod lab;
+pub mod plan;
+pub mod raw_client;
+pub mod records;
+pub mod table;
+pub mod verify;
+pub mod wire;
