@@ -28,7 +28,7 @@ const HOST_BYTES_MAX: usize = 253;
 /// One configured way through the gateway.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
-    /// Unique name, for logs.
+    /// Tells it from the others in logs.
     pub(crate) name: Arc<str>,
     /// Which hosts it answers for; `None` is every host.
     pub(crate) host: Option<HostPattern>,
@@ -76,7 +76,7 @@ impl Route {
 }
 
 /// Which hosts a route answers for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum HostPattern {
     /// This host, lower case, without a port.
     Exact(String),
@@ -89,7 +89,7 @@ pub(crate) enum HostPattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HostPatternError {
     /// Routes do not match on ports.
-    #[error("a route's host has no port")]
+    #[error("a host is named without its port")]
     Port,
     /// A `*` anywhere but as the whole first label.
     #[error("a * stands only for whole leading labels, as in *.example.com")]
@@ -221,6 +221,16 @@ impl Template {
         })
     }
 
+    /// The template without the parameters' names: templates of one shape match the same paths.
+    fn shape(&self) -> String {
+        let segment = |segment: &Segment| match segment {
+            Segment::Literal(text) => format!("/{text}"),
+            Segment::Parameter(_) => "/{}".to_owned(),
+            Segment::Tail(_) => "/{*}".to_owned(),
+        };
+        self.segments.iter().map(segment).collect()
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(Segment::name)
     }
@@ -323,16 +333,42 @@ pub(crate) enum Found<'r, 'p> {
 /// Names and values of a template's parameters, as they stand in the normalised path.
 pub(crate) type Params<'r, 'p> = SmallVec<[(&'r str, &'p str); 4]>;
 
+/// Finds the routes that answer calls another one answers too, so that one of them is never taken.
+///
+/// Takes what tells calls apart of each route, in the order of the file. A route for every method
+/// beside one for some is no overlap: the narrower is asked first.
+pub(crate) fn overlaps<'r>(
+    routes: impl IntoIterator<Item = (Option<&'r HostPattern>, &'r Template, &'r [String])>,
+) -> Vec<Overlap> {
+    let mut seen: HashMap<_, Vec<(usize, &[String])>> = HashMap::new();
+    let mut overlaps = Vec::new();
+    for (second, (host, template, methods)) in routes.into_iter().enumerate() {
+        let place = seen.entry((host, template.shape())).or_default();
+        for &(first, others) in place.iter() {
+            let shared = others.iter().find(|method| methods.contains(method));
+            if shared.is_some() || (others.is_empty() && methods.is_empty()) {
+                let method = shared.cloned();
+                overlaps.push(Overlap {
+                    first,
+                    second,
+                    method,
+                });
+                break;
+            }
+        }
+        place.push((second, methods));
+    }
+    overlaps
+}
+
 impl RouteTable {
-    /// Builds the table; every pair of routes that would answer the same calls is a mistake, for
-    /// then one of them is never taken.
-    pub(crate) fn new(routes: Vec<Route>) -> Result<Self, Vec<Overlap>> {
+    /// Builds the table. Of routes that [overlap](overlaps) the first is taken.
+    pub(crate) fn new(routes: Vec<Route>) -> Self {
         let mut table = Self {
             routes: routes.into_iter().map(Arc::new).collect(),
             ..Self::default()
         };
-        let mut overlaps = Vec::new();
-        for (second, route) in table.routes.iter().enumerate() {
+        for (index, route) in table.routes.iter().enumerate() {
             let tree = match &route.host {
                 None => &mut table.any,
                 Some(HostPattern::Exact(host)) => {
@@ -343,31 +379,10 @@ impl RouteTable {
                 }
             };
             let place = tree.place(&route.template.segments);
-            // Same host and same shape: only the methods can tell them apart. A route for every
-            // method beside one for GET is fine, the narrower is asked first.
-            for &first in place.iter() {
-                let other = &table.routes[first];
-                let shared = other
-                    .methods
-                    .iter()
-                    .find(|method| route.methods.contains(method));
-                if shared.is_some() || (other.methods.is_empty() && route.methods.is_empty()) {
-                    overlaps.push(Overlap {
-                        first,
-                        second,
-                        method: shared.cloned(),
-                    });
-                    break;
-                }
-            }
-            place.push(second);
+            place.push(index);
             place.sort_by_key(|&index| table.routes[index].methods.is_empty());
         }
-        if overlaps.is_empty() {
-            Ok(table)
-        } else {
-            Err(overlaps)
-        }
+        table
     }
 
     /// All routes in the order of the file.
@@ -668,9 +683,13 @@ mod tests {
     use super::*;
 
     /// One route per line: `[host]/template [METHOD,METHOD]`.
-    fn table(lines: &str) -> Result<RouteTable, Vec<Overlap>> {
-        let routes = lines.lines().map(str::trim).filter(|line| !line.is_empty());
-        RouteTable::new(routes.map(route).collect())
+    fn table(lines: &str) -> RouteTable {
+        RouteTable::new(routes(lines))
+    }
+
+    fn routes(lines: &str) -> Vec<Route> {
+        let lines = lines.lines().map(str::trim);
+        lines.filter(|line| !line.is_empty()).map(route).collect()
     }
 
     fn route(line: &str) -> Route {
@@ -729,8 +748,7 @@ mod tests {
              *.eu.example.com/{*any}
              *.example.com/only/below
              [::1]/six",
-        )
-        .unwrap();
+        );
         for (host, path, method, expected) in [
             ("", "/orders", "GET", "/orders"),
             ("", "/orders/", "GET", "405 PUT"),
@@ -808,7 +826,7 @@ mod tests {
 
     #[test]
     fn an_exact_host_without_the_path_leaves_it_to_wider_ones() {
-        let table = table("a.example.com/x GET\n*.example.com/y\n/z\n/x PUT").unwrap();
+        let table = table("a.example.com/x GET\n*.example.com/y\n/z\n/x PUT");
         assert_eq!(
             answer(&table, "a.example.com", "/y", "GET"),
             "*.example.com/y"
@@ -832,7 +850,16 @@ mod tests {
             ("H.example/a\nh.example./a", Some((0, 1, None))),
             ("*.h/a\nh/a", None),
         ] {
-            let overlaps = table(lines).err().unwrap_or_default();
+            let routes = routes(lines);
+            let overlaps = overlaps(routes.iter().map(|route| {
+                let Route {
+                    host,
+                    template,
+                    methods,
+                    ..
+                } = route;
+                (host.as_ref(), template, methods.as_slice())
+            }));
             let found = overlaps
                 .first()
                 .map(|overlap| (overlap.first, overlap.second, overlap.method.as_deref()));
@@ -842,7 +869,7 @@ mod tests {
 
     #[test]
     fn a_route_for_some_methods_is_asked_before_one_for_all() {
-        let table = table("/a\n/a GET").unwrap();
+        let table = table("/a\n/a GET");
         let Found::Route(route, _) = table.find(None, "/a", "GET") else {
             panic!("not found")
         };
@@ -854,8 +881,8 @@ mod tests {
         let lines: String = (0..1000)
             .map(|n| format!("/api/r{n}/{{id}}/s{n}\n/api/r{n}/{{id}}/{{*rest}}\n"))
             .collect();
-        let many = table(&lines).unwrap();
-        let few = table("/api/r999/{id}/s999\n/api/r999/{id}/{*rest}").unwrap();
+        let many = table(&lines);
+        let few = table("/api/r999/{id}/s999\n/api/r999/{id}/{*rest}");
         for path in [
             "/api/r999/1/s999",
             "/api/r999/1/s1",

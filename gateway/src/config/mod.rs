@@ -116,11 +116,12 @@ impl Summary {
         for upstream in config.upstreams.values() {
             let endpoints: Vec<String> =
                 upstream.endpoints.iter().map(ToString::to_string).collect();
-            lines.push(format!(
-                "upstream {}: {}",
-                upstream.name,
-                endpoints.join(", ")
-            ));
+            let mut line = format!("upstream {}: {}", upstream.name, endpoints.join(", "));
+            let mut routes = config.routes.routes().iter();
+            if !routes.any(|route| route.upstream == upstream.name) {
+                line.push_str(" (no route goes there)");
+            }
+            lines.push(line);
         }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),

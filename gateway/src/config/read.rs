@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use calltap_correlate::exchange::ApiNames;
+use calltap_correlate::record::Selection;
 
 use super::error::did_you_mean;
 use super::files;
@@ -203,7 +204,9 @@ fn listener(
         }
         Some(address)
     });
-    let h2c = section.key("h2c");
+    let h2c = section
+        .key("h2c")
+        .and_then(|field| Some((field.boolean()?, field)));
     let tls = match section.get("tls") {
         Some(field) => {
             let node = defaults.under("listener_tls", field.node());
@@ -211,9 +214,7 @@ fn listener(
         }
         None => Some(None),
     };
-    if let (Some(Some(_)), Some(field)) = (&tls, &h2c)
-        && field.boolean() == Some(true)
-    {
+    if let (Some(Some(_)), Some((true, field))) = (&tls, &h2c) {
         field.wrong(
             "h2c is HTTP/2 without TLS, and this listener has TLS",
             "leave h2c away: ALPN offers h2".to_owned(),
@@ -223,14 +224,14 @@ fn listener(
     Some(ListenerConfig {
         address: address?,
         tls: tls?,
-        h2c: h2c?.boolean()?,
+        h2c: h2c?.0,
     })
 }
 
 fn listener_tls(mut section: Section<'_>) -> Option<ListenerTls> {
     let certificate = section.need("certificate", "name the PEM file of the certificate chain");
     let key = section.need("key", "name the PEM file of the private key");
-    let pair = certificate.and_then(|certificate| certificate_pair(&certificate, &key?));
+    let pair = certificate_pair(certificate.as_ref(), key.as_ref());
     let client_ca = optional(section.get("client_ca"), |field| authorities(&field));
     let choices = [("required", true), ("optional", false)];
     let client_required = section
@@ -356,14 +357,14 @@ fn endpoint(text: &str) -> Result<EndpointAddress, (String, Option<String>)> {
         return match path.starts_with('/') && path.len() < UNIX_PATH_BYTES_MAX {
             true => Ok(EndpointAddress::Unix(path.into())),
             false => Err((
-                format!("\"{text}\" does not name a Unix socket"),
+                format!("{text:?} does not name a Unix socket"),
                 Some("write unix:/run/app.sock".to_owned()),
             )),
         };
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match address.port() {
-            0 => Err((format!("\"{text}\" has port 0"), None)),
+            0 => Err((format!("{text:?} has port 0"), None)),
             _ => Ok(EndpointAddress::Socket(address)),
         };
     }
@@ -374,7 +375,7 @@ fn endpoint(text: &str) -> Result<EndpointAddress, (String, Option<String>)> {
         };
         let rest = rest.split('/').next().unwrap_or(rest);
         return Err((
-            format!("\"{text}\" is a URL"),
+            format!("{text:?} is a URL"),
             Some(format!("{remedy}: {rest}")),
         ));
     }
@@ -384,11 +385,11 @@ fn endpoint(text: &str) -> Result<EndpointAddress, (String, Option<String>)> {
             Ok(EndpointAddress::Dns { host, port })
         }
         (Ok(HostPattern::Exact(_)), Err(_)) => Err((
-            format!("\"{text}\" has no port"),
+            format!("{text:?} has no port"),
             Some(format!("write {host}:80, or the port it listens on")),
         )),
         _ => Err((
-            format!("\"{text}\" is no endpoint"),
+            format!("{text:?} is no endpoint"),
             Some(
                 "write 10.0.0.1:9000, [fd00::1]:9000, backend.internal:9000 or unix:/run/app.sock"
                     .to_owned(),
@@ -413,7 +414,7 @@ fn upstream_tls(field: Field<'_>, endpoints: Option<&[EndpointAddress]>) -> Opti
         match HostPattern::parse(text) {
             Ok(HostPattern::Exact(name)) => Some(name.trim_matches(['[', ']']).to_owned()),
             _ => {
-                field.wrong(format!("\"{text}\" is not a server's name"), None);
+                field.wrong(format!("{text:?} is not a server's name"), None);
                 None
             }
         }
@@ -430,9 +431,11 @@ fn upstream_tls(field: Field<'_>, endpoints: Option<&[EndpointAddress]>) -> Opti
     }
     let ca = optional(section.get("ca"), |field| authorities(&field));
     let (certificate, key) = (section.get("certificate"), section.get("key"));
-    let identity = match (&certificate, &key) {
-        (Some(certificate), Some(key)) => certificate_pair(certificate, key)
-            .map(|(certificate, key)| Some(ClientIdentity { certificate, key })),
+    let pair = certificate_pair(certificate.as_ref(), key.as_ref());
+    let identity = match (certificate, key) {
+        (Some(_), Some(_)) => {
+            pair.map(|(certificate, key)| Some(ClientIdentity { certificate, key }))
+        }
         (None, None) => Some(None),
         (Some(alone), None) | (None, Some(alone)) => {
             alone.wrong(
@@ -460,7 +463,7 @@ fn health(mut section: Section<'_>) -> Option<HealthConfig> {
                 .all(|byte| byte.is_ascii_graphic() && byte != b'#');
         if !plain {
             field.wrong(
-                format!("\"{path}\" is no path to ask for"),
+                format!("{path:?} is no path to ask for"),
                 "write path = \"/healthz\"".to_owned(),
             );
         }
@@ -494,77 +497,107 @@ fn routes(
     upstreams: Option<&Upstreams>,
     limits: Option<&Limits>,
 ) -> Option<RouteTable> {
-    let items: Vec<Field<'_>> = field.items()?.collect();
     let mut routes = Vec::new();
-    let mut read_from = Vec::new();
-    let mut seen: HashMap<Arc<str>, String> = HashMap::new();
-    for item in &items {
+    let mut scopes = Vec::new();
+    let mut names = HashMap::new();
+    let mut complete = true;
+    for item in field.items()? {
         let node = defaults.under("route", item.node());
-        let section = item.over(&node).section();
-        if let Some(route) =
-            section.and_then(|section| route(section, upstreams, limits, &mut seen))
-        {
-            routes.push(route);
-            read_from.push(item);
+        let Some(mut section) = item.over(&node).section() else {
+            complete = false;
+            continue;
+        };
+        let scope = Scope::read(&mut section);
+        match route(section, scope.as_ref(), upstreams, limits, &mut names) {
+            Some(route) => routes.push(route),
+            None => complete = false,
         }
+        scopes.extend(scope.map(|scope| (item, scope)));
     }
-    let complete = routes.len() == items.len();
-    match RouteTable::new(routes) {
-        Ok(table) => complete.then_some(table),
-        Err(overlaps) => {
-            for route::Overlap {
-                first,
-                second,
-                method,
-            } in overlaps
-            {
-                let calls =
-                    method.map_or_else(|| "calls".to_owned(), |method| format!("{method} calls"));
-                let first = &read_from[first].path;
-                read_from[second].wrong(
-                    format!("answers the same {calls} as {first}: same host, same path"),
-                    "one of the two would never be taken; remove it or tell them apart".to_owned(),
-                );
-            }
-            None
+    for route::Overlap {
+        first,
+        second,
+        method,
+    } in route::overlaps(scopes.iter().map(|(_, scope)| {
+        (
+            scope.host.as_ref(),
+            &scope.template,
+            scope.methods.as_slice(),
+        )
+    })) {
+        let calls = method.map_or_else(|| "calls".to_owned(), |method| format!("{method} calls"));
+        let (first, _) = &scopes[first];
+        let (second, _) = &scopes[second];
+        second.wrong(
+            format!(
+                "answers the same {calls} as {}: same host, same path",
+                first.path
+            ),
+            "one of the two would never be taken; remove it or tell them apart".to_owned(),
+        );
+    }
+    complete.then(|| RouteTable::new(routes))
+}
+
+/// What tells the calls of a route from those of others.
+struct Scope {
+    host: Option<HostPattern>,
+    template: Template,
+    methods: Vec<String>,
+}
+
+impl Scope {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let host = optional(section.get("host"), |field| {
+            field.parsed(HostPattern::parse)
+        });
+        let path = section.key("path");
+        let template = path.and_then(|field| field.parsed(Template::parse));
+        let methods = section.key("methods");
+        let methods = methods.and_then(|field| field.list(method));
+        let (host, template, mut methods) = (host?, template?, methods?);
+        methods.sort_unstable();
+        methods.dedup();
+        Some(Self {
+            host,
+            template,
+            methods,
+        })
+    }
+
+    /// For a route that has no name of its own.
+    fn name(&self) -> String {
+        let host = self.host.as_ref().map(ToString::to_string);
+        let place = host.unwrap_or_default() + self.template.as_str();
+        match self.methods.is_empty() {
+            true => place,
+            false => format!("{} {place}", self.methods.join(",")),
         }
     }
 }
 
 fn route(
     mut section: Section<'_>,
+    scope: Option<&Scope>,
     upstreams: Option<&Upstreams>,
     limits: Option<&Limits>,
-    seen: &mut HashMap<Arc<str>, String>,
+    names: &mut HashMap<String, String>,
 ) -> Option<Route> {
-    let host = optional(section.get("host"), |field| {
-        field.parsed(HostPattern::parse)
-    });
-    let template = section
-        .key("path")
-        .and_then(|field| field.parsed(Template::parse));
-    let methods = section
-        .key("methods")
-        .and_then(|field| field.list(method))
-        .map(|mut methods| {
-            methods.sort_unstable();
-            methods.dedup();
-            methods
-        });
-    let upstream = section
-        .need("upstream", "name a group of [upstreams]")
-        .and_then(|field| {
-            let name = field.text()?;
-            let upstreams = upstreams?;
-            if !upstreams.names.iter().any(|known| known == name) {
-                let remedy = did_you_mean(name, upstreams.names.iter().map(String::as_str))
-                    .unwrap_or_else(|| format!("add [upstreams.{name}] with endpoints"));
-                field.dangling(format!("no upstream group is named \"{name}\""), remedy);
+    let name = match section.get("name") {
+        Some(field) => field.text().map(str::to_owned).inspect(|name| {
+            if let Some(first) = names.insert(name.clone(), field.path.clone()) {
+                field.wrong(
+                    format!("{name:?} is also {first}"),
+                    "give each route a name of its own".to_owned(),
+                );
             }
-            upstreams.groups.get(name)
-        });
+        }),
+        None => scope.map(Scope::name),
+    };
+    let upstream = section.need("upstream", "name a group of [upstreams]");
+    let upstream = upstream.and_then(|field| group(&field, upstreams?));
     let strip_prefix = optional(section.get("strip_prefix"), |field| {
-        strip_prefix(&field, template.as_ref())
+        strip_prefix(&field, scope.map(|scope| &scope.template))
     });
     let timeout = match section.get("timeout_ms") {
         Some(field) => field.millis_or_none(),
@@ -578,34 +611,18 @@ fn route(
         Some(field) => field.section().and_then(api),
         None => Some(ApiNames::default()),
     };
-    let name = match section.get("name") {
-        Some(field) => field.text().map(|name| {
-            let name: Arc<str> = name.into();
-            if let Some(first) = seen.insert(Arc::clone(&name), field.path.clone()) {
-                field.wrong(
-                    format!("\"{name}\" is also {first}"),
-                    "give each route a name of its own".to_owned(),
-                );
-            }
-            name
-        }),
-        None => template.as_ref().map(|template| match &host {
-            Some(Some(host)) => format!("{host}{}", template.as_str()).into(),
-            _ => template.as_str().into(),
-        }),
-    };
     section.finish();
-    let (template, upstream) = (template?, upstream?);
+    let (scope, upstream) = (scope?, upstream?);
     let api = ApiNames {
-        route: Some(template.as_str().to_owned()),
+        route: Some(scope.template.as_str().to_owned()),
         operation: operation?,
         ..api?
     };
     Some(Route {
-        name: name?,
-        host: host?,
-        template,
-        methods: methods?,
+        name: name?.into(),
+        host: scope.host.clone(),
+        template: scope.template.clone(),
+        methods: scope.methods.clone(),
         upstream: Arc::clone(&upstream.name),
         strip_prefix: strip_prefix?,
         timeout: timeout?,
@@ -614,13 +631,24 @@ fn route(
     })
 }
 
+/// The group a route names.
+fn group<'u>(field: &Field<'_>, upstreams: &'u Upstreams) -> Option<&'u UpstreamConfig> {
+    let name = field.text()?;
+    if !upstreams.names.iter().any(|known| known == name) {
+        let remedy = did_you_mean(name, upstreams.names.iter().map(String::as_str))
+            .unwrap_or_else(|| format!("add [upstreams.{name}] with endpoints"));
+        field.dangling(format!("no upstream group is named {name:?}"), remedy);
+    }
+    upstreams.groups.get(name).map(Arc::as_ref)
+}
+
 fn method(field: Field<'_>) -> Option<String> {
     let text = field.text()?;
     match text.parse::<http::Method>() {
         Ok(_) => Some(text.to_ascii_uppercase()),
         Err(_) => {
             field.wrong(
-                format!("\"{text}\" is no method"),
+                format!("{text:?} is no method"),
                 "write GET, POST, ...".to_owned(),
             );
             None
@@ -633,7 +661,7 @@ fn strip_prefix(field: &Field<'_>, template: Option<&Template>) -> Option<String
     let prefix = text.trim_end_matches('/');
     if !prefix.starts_with('/') {
         field.wrong(
-            format!("\"{text}\" is no prefix of a path"),
+            format!("{text:?} is no prefix of a path"),
             "write strip_prefix = \"/shop\"".to_owned(),
         );
         return None;
@@ -642,7 +670,7 @@ fn strip_prefix(field: &Field<'_>, template: Option<&Template>) -> Option<String
     if !template.begins_with(prefix) {
         let path = template.as_str();
         field.wrong(
-            format!("\"{text}\" is not how {path} begins"),
+            format!("{text:?} is not how {path} begins"),
             "it must be whole segments without parameters at the beginning of the route's path"
                 .to_owned(),
         );
@@ -678,9 +706,7 @@ fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
         .key("rotate")
         .and_then(Field::section)
         .and_then(rotate);
-    let fields = section
-        .key("fields")
-        .and_then(|field| field.list(|item| item.text().map(str::to_owned)));
+    let fields = section.key("fields").and_then(|field| selection(&field));
     let redact = section
         .key("redact")
         .and_then(|field| field.list(|item| item.text().map(str::to_ascii_lowercase)));
@@ -717,6 +743,28 @@ fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
     })
 }
 
+/// The fields that are named, or all when none is.
+fn selection(field: &Field<'_>) -> Option<Selection> {
+    let names = field.list(|item| {
+        let name = item.text()?;
+        match Selection::of(&[name]) {
+            Ok(_) => Some(name),
+            Err(unknown) => {
+                let nearest = unknown.into_iter().find_map(|unknown| unknown.nearest);
+                item.wrong(
+                    format!("the record has no field {name:?}"),
+                    nearest.map(|nearest| format!("did you mean \"{nearest}\"?")),
+                );
+                None
+            }
+        }
+    })?;
+    match names.as_slice() {
+        [] => Some(Selection::all()),
+        names => Selection::of(names).ok(),
+    }
+}
+
 fn rotate(mut section: Section<'_>) -> Option<Option<Rotation>> {
     let max_mib = section
         .key("max_mib")
@@ -734,7 +782,7 @@ fn header_name(field: Field<'_>) -> Option<String> {
     match http::HeaderName::from_bytes(text.as_bytes()) {
         Ok(name) => Some(name.as_str().to_owned()),
         Err(_) => {
-            field.wrong(format!("\"{text}\" is no header name"), None);
+            field.wrong(format!("{text:?} is no header name"), None);
             None
         }
     }
@@ -754,7 +802,7 @@ fn tap(mut section: Section<'_>) -> Option<TapConfig> {
         path if Path::new(path).is_absolute() => Some(Some(PathBuf::from(path))),
         path => {
             field.wrong(
-                format!("\"{path}\" is no absolute path"),
+                format!("{path:?} is no absolute path"),
                 "write \"auto\" or a directory of cgroup v2".to_owned(),
             );
             None
@@ -819,21 +867,19 @@ fn admin(
     }
     let allowed_hosts = section
         .key("allowed_hosts")
-        .and_then(|field| field.list(|item| item.parsed(HostPattern::parse)));
+        .and_then(|field| field.list(answered_host));
     let recent_max = section
         .key("recent_max")
         .and_then(|field| field.count(1..=1 << 24));
     section.finish();
-    let (address, token_file, allowed_hosts) = (address?, token_file?, allowed_hosts?);
+    let (address, token_file, mut allowed_hosts) = (address?, token_file?, allowed_hosts?);
     let recent_max = recent_max?;
     Some(address.map(|(address, _)| {
         let own = match address.ip() {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        let mut allowed_hosts: Vec<String> =
-            allowed_hosts.iter().map(ToString::to_string).collect();
-        if !allowed_hosts.contains(&own) {
+        if !address.ip().is_unspecified() && !allowed_hosts.contains(&own) {
             allowed_hosts.push(own);
         }
         AdminConfig {
@@ -843,6 +889,16 @@ fn admin(
             recent_max,
         }
     }))
+}
+
+fn answered_host(field: Field<'_>) -> Option<String> {
+    match field.parsed(HostPattern::parse)? {
+        HostPattern::Exact(host) => Some(host),
+        HostPattern::Below(_) => {
+            field.wrong("the admin API answers to whole names only", None);
+            None
+        }
+    }
 }
 
 fn consumer(mut section: Section<'_>) -> Option<ConsumerConfig> {
@@ -879,7 +935,7 @@ fn source(field: Field<'_>) -> Option<ConsumerSource> {
     };
     if source.is_none() {
         field.wrong(
-            format!("\"{text}\" is no place in a call"),
+            format!("{text:?} is no place in a call"),
             "write header:NAME, query:NAME, mtls:subject, mtls:issuer or mtls:sha256".to_owned(),
         );
     }
@@ -914,7 +970,7 @@ fn network(field: Field<'_>) -> Option<Network> {
             "write 10.0.0.0/8, fd00::/8 or one address".to_owned()
         }
     };
-    field.wrong(format!("\"{text}\": {error}"), remedy);
+    field.wrong(format!("{text:?}: {error}"), remedy);
     None
 }
 
@@ -986,18 +1042,22 @@ fn socket_address(field: &Field<'_>) -> Option<SocketAddr> {
         Some(("localhost", port)) => format!("write 127.0.0.1:{port}"),
         _ => "write an IP address and a port: 127.0.0.1:8080 or [::1]:8080".to_owned(),
     };
-    field.wrong(format!("\"{text}\" is no address"), remedy);
+    field.wrong(format!("{text:?} is no address"), remedy);
     None
 }
 
-fn certificate_pair(certificate: &Field<'_>, key: &Field<'_>) -> Option<(PathBuf, PathBuf)> {
-    let chain = certificate.file(files::chain);
-    let signer = key.file(files::signer);
+/// A certificate and its key; `None` also where one of the two is absent.
+fn certificate_pair(
+    certificate: Option<&Field<'_>>,
+    key: Option<&Field<'_>>,
+) -> Option<(PathBuf, PathBuf)> {
+    let chain = certificate.and_then(|field| field.file(files::chain));
+    let signer = key.and_then(|field| field.file(files::signer));
     let ((certificate_path, chain), (key_path, signer)) = (chain?, signer?);
     match files::check_pair((&certificate_path, chain), (&key_path, signer)) {
         Ok(()) => Some((certificate_path, key_path)),
         Err(error) => {
-            key.wrong(error.to_string(), None);
+            key?.wrong(error.to_string(), None);
             None
         }
     }

@@ -97,9 +97,14 @@ impl<'t> Section<'t> {
         field
     }
 
-    /// A key that has a default, so that it is always there.
+    /// A key that has a default, so that it is there unless the defaults themselves are broken,
+    /// which is a mistake already.
     pub(super) fn key(&mut self, key: &'static str) -> Option<Field<'t>> {
-        self.need(key, "its default was lost")
+        if self.mistakes.noted.borrow().is_empty() {
+            self.need(key, "its default was lost")
+        } else {
+            self.get(key)
+        }
     }
 
     /// Every entry of a table whose keys are names.
@@ -244,7 +249,7 @@ impl<'t> Field<'t> {
     ) -> Option<T> {
         let text = self.text()?;
         parse(text)
-            .map_err(|error| self.wrong(format!("\"{text}\": {error}"), None))
+            .map_err(|error| self.wrong(format!("{text:?}: {error}"), None))
             .ok()
     }
 
@@ -277,9 +282,9 @@ impl<'t> Field<'t> {
             return Some(*choice);
         }
         let names = choices.iter().map(|(name, _)| *name);
-        let all: Vec<String> = names.clone().map(|name| format!("\"{name}\"")).collect();
+        let all: Vec<String> = names.clone().map(|name| format!("{name:?}")).collect();
         self.wrong(
-            format!("\"{text}\" is none of {}", all.join(", ")),
+            format!("{text:?} is none of {}", all.join(", ")),
             did_you_mean(text, names),
         );
         None

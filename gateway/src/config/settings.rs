@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calltap_correlate::record::Selection;
+
 use super::tree::Node;
 use crate::route::{HostHeader, RouteTable};
 
@@ -178,8 +180,8 @@ pub(crate) struct RecordsConfig {
     pub(crate) path: RecordsPath,
     /// Rotation by size; `None` never rotates. Without meaning unless `path` is a file.
     pub(crate) rotate: Option<Rotation>,
-    /// Field names, or `prefix.*`, that are written; empty is all.
-    pub(crate) fields: Vec<String>,
+    /// The fields that are written.
+    pub(crate) fields: Selection,
     /// Lower-case names of query parameters, headers and fields to hide besides the usual.
     pub(crate) redact: Vec<String>,
     /// Lower-case names of request headers to record.
@@ -265,7 +267,8 @@ pub(crate) struct AdminConfig {
     pub(crate) address: SocketAddr,
     /// The file whose first line is the bearer token; readable and not empty when it was checked.
     pub(crate) token_file: Option<PathBuf>,
-    /// Lower-case Host names that are answered, without ports; `address` is among them.
+    /// Lower-case Host names that are answered, without ports, IPv6 in brackets; `address` is among
+    /// them unless it is unspecified.
     pub(crate) allowed_hosts: Vec<String>,
     /// Recent records kept in memory.
     pub(crate) recent_max: usize,

@@ -162,16 +162,18 @@ upstream = "orders"
             calltap.toml:2:1: worker: unknown key; did you mean "workers"?
             calltap.toml:3:11: workers: must be a whole number, this is a text
             calltap.toml:6:11: listeners[0].address: ":8080" is no address; write 0.0.0.0:8080, or [::]:8080
+            calltap.toml:7:7: listeners[0].h2c: must be true or false, this is a number
             calltap.toml:11:23: listeners[1].tls.certificate: cannot read /nonexistent/chain.pem: No such file or directory (os error 2)
             calltap.toml:11:55: listeners[1].tls.key: cannot read /nonexistent/key.pem: No such file or directory (os error 2)
             calltap.toml:14:11: listeners[2].address: listeners[1].address is the same
             calltap.toml:19:12: routes[0].upstream: no upstream group is named "oders"; did you mean "orders"?
             calltap.toml:20:1: routes[0].method: unknown key; did you mean "methods"?
+            calltap.toml:22:1: routes[1]: answers the same calls as routes[0]: same host, same path; one of the two would never be taken; remove it or tell them apart
             calltap.toml:23:8: routes[1].name: "a" is also routes[0].name; give each route a name of its own
             calltap.toml:26:14: routes[1].timeout_ms: must be 0 to 86400000, this is -1
             calltap.toml:27:16: routes[1].strip_prefix: "/shop" is not how /orders/{order} begins; it must be whole segments without parameters at the beginning of the route's path
             calltap.toml:30:8: routes[2].path: "orders": a path begins with /
-            calltap.toml:31:8: routes[2].host: "example.com:80": a route's host has no port
+            calltap.toml:31:8: routes[2].host: "example.com:80": a host is named without its port
             calltap.toml:32:12: routes[2].upstream: no upstream group is named "nothing-like-it"; add [upstreams.nothing-like-it] with endpoints
             calltap.toml:34:1: routes[3].upstream: is missing; name a group of [upstreams]
             calltap.toml:35:8: routes[3].path: "/x/*": * is no wildcard; a tail is written {*name} and comes last
@@ -181,6 +183,7 @@ upstream = "orders"
             calltap.toml:39:66: upstreams.orders.endpoints[2]: "backend" has no port; write backend:80, or the port it listens on
             calltap.toml:39:92: upstreams.orders.endpoints[4]: 127.0.0.1:1 is in this group already
             calltap.toml:40:11: upstreams.orders.balance: "round-robin" is none of "round_robin", "least_connections"; did you mean "round_robin"?
+            calltap.toml:41:23: upstreams.orders.tls.certificate: cannot read a.pem: No such file or directory (os error 2)
             calltap.toml:41:23: upstreams.orders.tls.certificate: certificate and key go together; name both, or neither
             calltap.toml:42:10: upstreams.orders.health.path: is missing; name the path to ask for: path = "/healthz"
             calltap.toml:42:26: upstreams.orders.health.interval_ms: must be a whole number, 1.5 is a fraction
@@ -553,4 +556,116 @@ fn check_sums_up() {
         admin API on 127.0.0.1:9901
     "#]]
     .assert_eq(&check(&path).unwrap().to_string());
+}
+
+/// The examples in the comments of the defaults: blocks indented by three spaces.
+fn examples() -> String {
+    let lines = DEFAULTS
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_examples_beside_the_defaults_are_right() {
+    let examples = examples();
+    assert!(examples.contains("token_file"), "{examples}");
+    // Only the files they name are not there.
+    for mistake in parse("examples", &examples, &Overrides::default()).unwrap_err() {
+        assert!(mistake.message.starts_with("cannot read "), "{mistake}");
+    }
+}
+
+#[test]
+fn every_default_has_a_sentence() {
+    let lines: Vec<&str> = DEFAULTS.lines().collect();
+    for pair in lines.windows(2) {
+        let is_key = pair[1].starts_with(|first: char| first.is_ascii_lowercase());
+        assert!(!is_key || pair[0].starts_with('#'), "{}", pair[1]);
+    }
+}
+
+#[test]
+fn nesting_without_end_is_a_mistake_like_others() {
+    let deep = format!("workers = {}", "[".repeat(100_000));
+    assert!(parse("calltap.toml", &deep, &Overrides::default()).is_err());
+    let deep = format!("{}b = 1", "a.".repeat(100_000));
+    assert!(parse("calltap.toml", &deep, &Overrides::default()).is_err());
+}
+
+#[test]
+fn a_name_with_control_characters_is_printed_in_one_line() {
+    check_mistakes(
+        "\"wor\\u001bkers\\n\" = 1\n[tap]\nmode = \"a\\u001b\\n\"\n",
+        expect![[r#"
+            calltap.toml: listeners: there is no listener; add [[listeners]] with an address, or start with --listen 127.0.0.1:8080
+            calltap.toml: routes: there is no route; add [[routes]] with an upstream, or start with --upstream 127.0.0.1:9000
+            calltap.toml:1:1: "wor\u{1b}kers\n": unknown key; did you mean "workers"?
+            calltap.toml:3:8: tap.mode: "a\u{1b}\n" is none of "auto", "ebpf", "tcp_info", "off"
+        "#]],
+    );
+}
+
+#[test]
+fn fields_of_the_record_are_known() {
+    let fields = |names| format!("{SMALL}\n[records]\nfields = [{names}]\n");
+    let all = read(SMALL).records.fields;
+    assert_eq!(read(&fields("")).records.fields, all);
+    assert_ne!(
+        read(&fields("\"url.path\", \"client.*\"")).records.fields,
+        all
+    );
+    check_mistakes(
+        &fields("\"url.path\", \"url.paht\", 3"),
+        expect![[r#"
+        calltap.toml:12:23: records.fields[1]: the record has no field "url.paht"; did you mean "url.path"?
+        calltap.toml:12:35: records.fields[2]: must be a text, this is a number
+    "#]],
+    );
+}
+
+#[test]
+fn the_admin_api_answers_to_its_own_address() {
+    let hosts = |admin: &str| {
+        read(&format!("{SMALL}\n[admin]\n{admin}"))
+            .admin
+            .unwrap()
+            .allowed_hosts
+    };
+    assert_eq!(
+        hosts("address = \"127.0.0.2:9901\"\nallowed_hosts = [\"Ops.Example.\"]"),
+        ["ops.example", "127.0.0.2"]
+    );
+    assert_eq!(
+        hosts("address = \"[::1]:0\"\nallowed_hosts = []"),
+        ["[::1]"]
+    );
+    check_mistakes(
+        &format!("{SMALL}\n[admin]\nallowed_hosts = [\"*.a\", \"a:80\"]"),
+        expect![[r#"
+            calltap.toml:12:18: admin.allowed_hosts[0]: the admin API answers to whole names only
+            calltap.toml:12:25: admin.allowed_hosts[1]: "a:80": a host is named without its port
+        "#]],
+    );
+}
+
+#[test]
+fn defaults_that_are_none_are_one_mistake() {
+    check_mistakes(
+        &format!("defaults = 5\n{SMALL}"),
+        expect![[r#"
+        calltap.toml:1:12: defaults: must be a table, this is a number
+    "#]],
+    );
+    check_mistakes(
+        &format!(
+            "defaults.route = 5\ndefaults.rout = {{}}\ndefaults.health.path = 1\ndefaults.route_ = 1\n{SMALL}"
+        ),
+        expect![[r#"
+            calltap.toml:1:18: defaults.route: must be a table, this is a number
+            calltap.toml:2:10: defaults.rout: unknown key; did you mean "route"?
+            calltap.toml:3:17: defaults.health.path: unknown key; known here: healthy_after, interval_ms, timeout_ms, unhealthy_after
+            calltap.toml:4:10: defaults.route_: unknown key; did you mean "route"?
+        "#]],
+    );
 }
