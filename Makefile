@@ -22,4 +22,4 @@ lint: ## Check formatting and lints
 bench: ## Measure what a record costs, beside other gateways
 	@scripts/bootstrap --test
 	cargo build --release -p calltap
-	cargo run --release -p calltap-loadtest -- bench
+	cargo run --release -p calltap-loadtest -- cost

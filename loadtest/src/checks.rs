@@ -537,9 +537,11 @@ fn time(observed: &Observed, record: &Record, world: &World, checks: &mut Checks
             format!("{id}: settled {:?}", record.text("settled"))
         });
         let settled = record.text("settled");
+        // After the last call of a connection its end may be seen first.
+        let closed = observed.call.ends_connection() && settled == Some("closed");
         checks.ask(
             "settled by the client's last ACK",
-            settled == Some("acked"),
+            settled == Some("acked") || closed,
             || format!("{id}: {settled:?}"),
         );
         let unattributed = record.part_us("unattributed");

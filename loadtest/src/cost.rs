@@ -1,6 +1,6 @@
 //! `loadtest cost`: what the tap and the records add to a call, in CPU time.
 //!
-//! One calltap per variant, all before the same nginx, loaded in turn in short rounds: machines
+//! One calltap per variant and an nginx for scale, all before the same backend, loaded in turn in short rounds: machines
 //! drift, so only neighbours are compared and only medians told. CPU time is that of the gateway's
 //! process, user and system, which includes what its packets cost in the kernel on its behalf. The
 //! BPF programs' own run time is measured apart, by the kernel (`kernel.bpf_stats_enabled`), because
@@ -32,12 +32,17 @@ const NGINX_START_MAX: Duration = Duration::from_secs(10);
 /// Times in `/proc/PID/stat` are in these; fixed by the kernel's interface on Linux.
 const TICKS_PER_S: f64 = 100.0;
 
-/// What is compared: name, tap mode, records.
+/// The variants of calltap: name, tap mode, records. The first is what the others are held against.
 const VARIANTS: [(&str, &str, &str); 4] = [
-    ("tap off, records off", "off", "none"),
-    ("tap off, records on", "off", "calls.jsonl"),
-    ("tap on, records off", "ebpf", "none"),
-    ("tap on, records on", "ebpf", "calls.jsonl"),
+    ("calltap, tap off, records off", "off", "none"),
+    ("calltap, tap off, records on", "off", "calls.jsonl"),
+    ("calltap, tap on, records off", "ebpf", "none"),
+    ("calltap, tap on, records on", "ebpf", "calls.jsonl"),
+];
+/// A peer, for scale: what its own line with the TCP facts it can print adds to it.
+const PEERS: [(&str, Role); 2] = [
+    ("nginx, log off", Role::Proxy { log: false }),
+    ("nginx, log with TCP facts", Role::Proxy { log: true }),
 ];
 
 /// How much to measure.
@@ -75,6 +80,8 @@ pub struct Variant {
     pub name: &'static str,
     /// CPU time per call in each round, µs.
     pub us_per_call: Vec<f64>,
+    /// Which variant it is held against, by its place in the list.
+    pub base: usize,
 }
 
 /// One BPF program's run time.
@@ -91,13 +98,14 @@ pub struct Program {
 impl Variant {
     /// The median round, µs per call.
     pub fn median_us(&self) -> f64 {
-        let mut sorted = self.us_per_call.clone();
-        sorted.sort_by(f64::total_cmp);
-        match sorted.len() {
-            0 => 0.0,
-            count if count % 2 == 1 => sorted[count / 2],
-            count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
-        }
+        median(self.us_per_call.clone())
+    }
+
+    /// What it takes more than `base`: the median of the differences within each round, µs per
+    /// call.
+    pub fn more_than_us(&self, base: &Variant) -> f64 {
+        let pairs = self.us_per_call.iter().zip(&base.us_per_call);
+        median(pairs.map(|(own, other)| own - other).collect())
     }
 
     fn range_us(&self) -> (f64, f64) {
@@ -111,46 +119,90 @@ impl Variant {
     }
 }
 
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => values[count / 2],
+        count => (values[count / 2 - 1] + values[count / 2]) / 2.0,
+    }
+}
+
+/// Something that forwards calls, and costs.
+struct Subject {
+    name: &'static str,
+    address: SocketAddr,
+    pid: Pid,
+    base: usize,
+    /// Its records take a moment longer than its calls.
+    gateway: Option<Gateway>,
+    _nginx: Option<Nginx>,
+}
+
+fn subjects(calltap: &Path, backend: SocketAddr, workers: u32) -> anyhow::Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    for (name, tap, records) in VARIANTS {
+        let gateway = Gateway::start(&Setup {
+            tap,
+            records: records.to_owned(),
+            workers: Some(workers),
+            plain_routes: true,
+            ..Setup::new(calltap, backend)
+        })
+        .context(name)?;
+        subjects.push(Subject {
+            name,
+            address: gateway.plain(),
+            pid: gateway.pid(),
+            base: 0,
+            gateway: Some(gateway),
+            _nginx: None,
+        });
+    }
+    let base = subjects.len();
+    for (name, role) in PEERS {
+        let nginx = Nginx::start(role, Some(backend)).context(name)?;
+        subjects.push(Subject {
+            name,
+            address: nginx.address,
+            pid: nginx.pid,
+            base,
+            gateway: None,
+            _nginx: Some(nginx),
+        });
+    }
+    Ok(subjects)
+}
+
 /// Measures all variants of `calltap`.
 pub fn measure(calltap: &Path, effort: Effort) -> anyhow::Result<Cost> {
-    for program in ["nginx", "h2load"] {
-        ensure!(
-            Command::new(program).arg("-v").output().is_ok(),
-            "{program} is not installed (Debian: nginx-light, nghttp2-client)"
-        );
+    if let Some(missing) = missing() {
+        bail!("{missing}");
     }
-    let nginx = Nginx::start()?;
-    let gateways = VARIANTS
-        .map(|(name, tap, records)| {
-            Gateway::start(&Setup {
-                tap,
-                records: records.to_owned(),
-                workers: Some(effort.workers),
-                plain_routes: true,
-                ..Setup::new(calltap, nginx.address)
-            })
-            .with_context(|| name.to_owned())
+    let backend = Nginx::start(Role::Backend, None)?;
+    let subjects = subjects(calltap, backend.address, effort.workers)?;
+    let mut variants: Vec<Variant> = subjects
+        .iter()
+        .map(|subject| Variant {
+            name: subject.name,
+            us_per_call: Vec::new(),
+            base: subject.base,
         })
-        .into_iter()
-        .collect::<anyhow::Result<Vec<_>>>()?;
-
-    let mut variants = VARIANTS.map(|(name, ..)| Variant {
-        name,
-        us_per_call: Vec::new(),
-    });
+        .collect();
     // Round 0 warms up; nobody looks at it.
     for round in 0..=effort.rounds as usize {
-        for step in 0..VARIANTS.len() {
+        for step in 0..subjects.len() {
             // The order turns, so that nobody is always after the same neighbour.
-            let at = (step + round) % VARIANTS.len();
-            let us = cpu_per_call_us(&gateways[at], effort)?;
+            let at = (step + round) % subjects.len();
+            let us = cpu_per_call_us(&subjects[at], effort)?;
             if round > 0 {
                 variants[at].us_per_call.push(us);
             }
         }
     }
-    let programs = match gateways.last() {
-        Some(full) => programs(full, effort)?,
+    let full = &subjects[VARIANTS.len() - 1];
+    let programs = match &full.gateway {
+        Some(gateway) => programs(gateway, effort)?,
         None => Vec::new(),
     };
     Ok(Cost {
@@ -160,34 +212,47 @@ pub fn measure(calltap: &Path, effort: Effort) -> anyhow::Result<Cost> {
             "{} calls per round, {} rounds, {} connections, {} worker(s)",
             effort.calls, effort.rounds, effort.connections, effort.workers
         ),
-        variants: variants.into(),
+        variants,
         programs,
     })
 }
 
+/// Which program is missing, and where it comes from.
+fn missing() -> Option<&'static str> {
+    let there = |program: &str| Command::new(program).arg("-v").output().is_ok();
+    if !there("nginx") {
+        return Some("nginx is not installed (Debian: nginx-light)");
+    }
+    (!there("h2load")).then_some("h2load is not installed (Debian: nghttp2-client)")
+}
+
 /// Two markdown tables, ready for the docs.
 pub fn render(cost: &Cost) -> String {
-    let base = cost.variants.first().map_or(0.0, Variant::median_us);
     let rows: Vec<Vec<String>> = cost
         .variants
         .iter()
-        .map(|variant| {
+        .enumerate()
+        .map(|(at, variant)| {
             let (min, max) = variant.range_us();
+            let more = match cost.variants.get(variant.base) {
+                Some(base) if variant.base != at => format!("{:+.1}", variant.more_than_us(base)),
+                _ => String::new(),
+            };
             vec![
                 variant.name.to_owned(),
                 format!("{:.1}", variant.median_us()),
                 format!("{min:.1} to {max:.1}"),
-                format!("{:+.1}", variant.median_us() - base),
+                more,
             ]
         })
         .collect();
     let mut out = format!("{}, {}; {}.\n\n", cost.date, cost.machine, cost.effort);
     out += &table::markdown(
         &[
-            "calltap",
+            "variant",
             "CPU µs per call, median",
             "range",
-            "more than all off",
+            "more than its own with all off",
         ],
         &rows,
     );
@@ -220,20 +285,22 @@ pub fn render(cost: &Cost) -> String {
     out + &table::markdown(&["BPF program", "runs per call", "ns per call"], &rows)
 }
 
-fn cpu_per_call_us(gateway: &Gateway, effort: Effort) -> anyhow::Result<f64> {
-    let before = cpu_ticks(gateway.pid())?;
-    load(gateway, effort)?;
-    // The last records are still on their way, and belong to these calls.
-    gateway.wait_rest(REST_MAX)?;
-    let ticks = cpu_ticks(gateway.pid())? - before;
+fn cpu_per_call_us(subject: &Subject, effort: Effort) -> anyhow::Result<f64> {
+    let before = cpu_ticks(subject.pid)?;
+    load(subject.address, effort).context(subject.name)?;
+    if let Some(gateway) = &subject.gateway {
+        // The last records are still on their way, and belong to these calls.
+        gateway.wait_rest(REST_MAX)?;
+    }
+    let ticks = cpu_ticks(subject.pid)? - before;
     Ok(ticks as f64 / TICKS_PER_S * 1e6 / f64::from(effort.calls))
 }
 
-fn load(gateway: &Gateway, effort: Effort) -> anyhow::Result<()> {
+fn load(address: SocketAddr, effort: Effort) -> anyhow::Result<()> {
     let output = Command::new("h2load")
         .args(["--h1", "-t", "1", "-n", &effort.calls.to_string()])
         .args(["-c", &effort.connections.to_string()])
-        .arg(format!("http://{}/", gateway.plain()))
+        .arg(format!("http://{address}/"))
         .output()
         .context("cannot run h2load")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -281,7 +348,7 @@ fn programs(gateway: &Gateway, effort: Effort) -> anyhow::Result<Vec<Program>> {
         "no BPF program in /proc/{}/fdinfo",
         gateway.pid().as_raw_nonzero()
     );
-    load(gateway, effort)?;
+    load(gateway.plain(), effort)?;
     let last = run_times(gateway.pid())?;
     let names = program_names();
     let calls = f64::from(effort.calls);
@@ -364,32 +431,35 @@ fn machine() -> String {
     format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
-/// An nginx that answers everything with two bytes.
+/// What an nginx is for.
+#[derive(Clone, Copy)]
+enum Role {
+    /// Answers everything with a few bytes.
+    Backend,
+    /// Forwards everything to the backend, with or without a line per call.
+    Proxy { log: bool },
+}
+
+/// An nginx of our own, one process without a master, so that its time is easily read.
 struct Nginx {
     address: SocketAddr,
-    _directory: TempDir,
+    pid: Pid,
+    /// Configuration and log; removed with it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "held for its Drop"))]
+    directory: TempDir,
     _guard: Guard,
 }
 
 impl Nginx {
-    fn start() -> anyhow::Result<Self> {
+    fn start(role: Role, backend: Option<SocketAddr>) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("calltap-nginx-")
             .tempdir()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let root = directory.path().display();
         let file = directory.path().join("nginx.conf");
         fs::write(
             &file,
-            format!(
-                "daemon off;\nworker_processes 1;\npid {root}/pid;\nerror_log stderr;\n\
-                 events {{ worker_connections 4096; }}\n\
-                 http {{\n  access_log off;\n  keepalive_requests 100000000;\n\
-                 client_body_temp_path {root}/body;\n  proxy_temp_path {root}/proxy;\n\
-                 fastcgi_temp_path {root}/fastcgi;\n  uwsgi_temp_path {root}/uwsgi;\n\
-                 scgi_temp_path {root}/scgi;\n  server {{\n    listen {address};\n\
-                 location / {{ return 200 \"ok\"; }}\n  }}\n}}\n"
-            ),
+            nginx_configuration(role, directory.path(), address, backend),
         )?;
         let child = Command::new("nginx")
             .arg("-p")
@@ -402,6 +472,7 @@ impl Nginx {
             .stderr(fs::File::create(directory.path().join("stderr"))?)
             .spawn()
             .context("cannot run nginx")?;
+        let pid = Pid::from_child(&child);
         let guard = Guard::new(move || end(child));
         let deadline = Instant::now() + NGINX_START_MAX;
         while TcpStream::connect(address).is_err() {
@@ -413,13 +484,55 @@ impl Nginx {
         }
         Ok(Self {
             address,
-            _directory: directory,
+            pid,
+            directory,
             _guard: guard,
         })
     }
 }
 
-/// SIGTERM, so that the master ends its workers.
+fn nginx_configuration(
+    role: Role,
+    directory: &Path,
+    address: SocketAddr,
+    backend: Option<SocketAddr>,
+) -> String {
+    let directory = directory.display();
+    let location = match backend {
+        None => "return 200 '{\"ok\":true,\"items\":[1,2,3,4,5,6,7,8,9,10]}\\n';",
+        Some(_) => {
+            "proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection \"\";"
+        }
+    };
+    let upstream = backend.map_or(String::new(), |backend| {
+        format!(
+            "upstream backend {{ server {backend}; keepalive 4096; keepalive_requests 100000000; }}"
+        )
+    });
+    // The richest line nginx can print: what it has of TCP is TCP_INFO when it logs.
+    let log = match role {
+        Role::Proxy { log: true } => format!(
+            "log_format tcp escape=json '{{\"time\":\"$time_iso8601\",\"id\":\"$request_id\",\
+             \"method\":\"$request_method\",\"path\":\"$request_uri\",\"status\":$status,\
+             \"client\":\"$remote_addr:$remote_port\",\"bytes\":$bytes_sent,\
+             \"total\":$request_time,\"upstream\":\"$upstream_response_time\",\
+             \"connect\":\"$upstream_connect_time\",\"rtt\":$tcpinfo_rtt,\
+             \"rttvar\":$tcpinfo_rttvar,\"cwnd\":$tcpinfo_snd_cwnd,\"rcv\":$tcpinfo_rcv_space}}';\
+             \n  access_log {directory}/calls.log tcp buffer=64k flush=1s;"
+        ),
+        Role::Backend | Role::Proxy { log: false } => "access_log off;".to_owned(),
+    };
+    format!(
+        "daemon off;\nmaster_process off;\npid {directory}/pid;\nerror_log stderr;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n  {log}\n  keepalive_requests 100000000;\n  {upstream}\n\
+         client_body_temp_path {directory}/body;\n  proxy_temp_path {directory}/proxy;\n\
+         fastcgi_temp_path {directory}/fastcgi;\n  uwsgi_temp_path {directory}/uwsgi;\n\
+         scgi_temp_path {directory}/scgi;\n\
+         server {{ listen {address}; location / {{ {location} }} }}\n}}\n"
+    )
+}
+
 fn end(mut child: Child) {
     let _ = rustix::process::kill_process(Pid::from_child(&child), Signal::TERM);
     let _ = child.wait();
@@ -431,16 +544,50 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_of_rounds_is_between_the_middle_two() {
-        let variant = Variant {
+        let of = |us_per_call| Variant {
             name: "v",
-            us_per_call: vec![9.0, 1.0, 3.0, 4.0],
+            us_per_call,
+            base: 0,
         };
+        let variant = of(vec![9.0, 1.0, 3.0, 4.0]);
         assert_eq!(variant.median_us(), 3.5);
         assert_eq!(variant.range_us(), (1.0, 9.0));
+        assert_eq!(variant.more_than_us(&of(vec![8.0, 1.0, 1.0, 4.0])), 0.5);
     }
 
     #[test]
-    fn the_own_process_has_times() {
+    fn a_logging_peer_writes_a_line_per_call() {
+        if let Some(missing) = missing() {
+            eprintln!("SKIPPED: {missing}");
+            return;
+        }
+        let backend = Nginx::start(Role::Backend, None).unwrap();
+        let peer = Nginx::start(Role::Proxy { log: true }, Some(backend.address)).unwrap();
+        let effort = Effort {
+            calls: 50,
+            rounds: 1,
+            connections: 2,
+            workers: 1,
+        };
+        load(peer.address, effort).unwrap();
+        let file = peer.directory.path().join("calls.log");
+        // Its buffer goes out when it ends.
+        rustix::process::kill_process(peer.pid, Signal::TERM).unwrap();
+        let lines = || {
+            fs::read_to_string(&file)
+                .unwrap_or_default()
+                .lines()
+                .count()
+        };
+        let deadline = Instant::now() + NGINX_START_MAX;
+        while lines() < 50 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(lines(), 50);
+    }
+
+    #[test]
+    fn a_process_has_times() {
         let own = rustix::process::getpid();
         let before = cpu_ticks(own).unwrap();
         assert!(cpu_ticks(own).unwrap() >= before);
