@@ -1,0 +1,256 @@
+//! The mapped array of ledgers: raw words in memory that the kernel writes at the same time.
+//!
+//! Reads word by word with atomic loads, and what belongs together under its version; hands out
+//! copies only, never a reference into the mapping.
+
+use std::ffi::c_void;
+use std::io;
+use std::mem::{MaybeUninit, offset_of, size_of};
+use std::os::fd::AsFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::layout::{ARRIVALS, Ack, Arrival, Identity, Ledger, Received, Sent, TURNS, Turn, Words};
+
+/// A writer needs tens of nanoseconds; one that was preempted in the middle needs its turn.
+const SPINS_BEFORE_YIELD: u32 = 64;
+/// Reads give up after this many: the ledger then counts as unreadable, which is never wrong.
+const TRIES_MAX: u32 = 4096;
+
+/// All ledgers of a tap.
+pub(crate) struct Slots {
+    base: NonNull<c_void>,
+    bytes: usize,
+    count: u32,
+}
+
+// SAFETY: the mapping lives as long as `Slots`, and is only accessed through atomics.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    /// Maps `count` ledgers of the array `map`.
+    pub(crate) fn map(map: impl AsFd, count: u32) -> io::Result<Self> {
+        let page = rustix::param::page_size();
+        let bytes = (count as usize * size_of::<Ledger>()).next_multiple_of(page);
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map,
+                0,
+            )?
+        };
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, bytes, count })
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// One ledger; `None` beyond the end.
+    pub(crate) fn slot(&self, index: u32) -> Option<Slot<'_>> {
+        (index < self.count).then(|| Slot {
+            // SAFETY: within the mapping, which covers `count` ledgers.
+            ledger: unsafe { self.base.cast::<Ledger>().add(index as usize) },
+            _slots: self,
+        })
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; nothing borrowed from it outlives `self`.
+        if let Err(error) = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) } {
+            tracing::warn!(%error, "cannot unmap the ledgers");
+        }
+    }
+}
+
+/// One ledger in the mapping.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot<'a> {
+    ledger: NonNull<Ledger>,
+    _slots: &'a Slots,
+}
+
+impl Slot<'_> {
+    fn at<T>(&self, offset: usize) -> *mut T {
+        debug_assert!(offset + size_of::<T>() <= size_of::<Ledger>());
+        // SAFETY: callers pass offsets of fields of the ledger.
+        unsafe { self.ledger.as_ptr().byte_add(offset).cast() }
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: aligned, inside the mapping, and accessed by everybody as whole words.
+        unsafe { AtomicU64::from_ptr(self.at(offset)) }
+    }
+
+    fn half(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as for `word`.
+        unsafe { AtomicU32::from_ptr(self.at(offset)) }
+    }
+
+    fn copy<T: Words>(&self, offset: usize) -> T {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        let mut copy = MaybeUninit::<T>::uninit();
+        let words = copy.as_mut_ptr().cast::<u64>();
+        for i in 0..size_of::<T>() / 8 {
+            let value = self.word(offset + i * 8).load(Ordering::Relaxed);
+            // SAFETY: `copy` has room for this many words; its alignment may be less than theirs.
+            unsafe { words.add(i).write_unaligned(value) };
+        }
+        // SAFETY: every word is set, and `Words` have no invalid bit patterns.
+        unsafe { copy.assume_init() }
+    }
+
+    /// Runs `read` until nothing changed under it.
+    fn consistent<T>(&self, version_at: usize, mut read: impl FnMut() -> T) -> Option<T> {
+        let version = self.half(version_at);
+        for attempt in 1..=TRIES_MAX {
+            let before = version.load(Ordering::Acquire);
+            if before.is_multiple_of(2) {
+                let value = read();
+                fence(Ordering::Acquire);
+                if version.load(Ordering::Relaxed) == before {
+                    return Some(value);
+                }
+            }
+            if attempt.is_multiple_of(SPINS_BEFORE_YIELD) {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        None
+    }
+
+    /// What `read` takes from the sent half.
+    pub(crate) fn consistent_sent<T>(&self, read: impl FnMut() -> T) -> Option<T> {
+        self.consistent(offset_of!(Ledger, sent.version), read)
+    }
+
+    /// What `read` takes from the received half.
+    pub(crate) fn consistent_received<T>(&self, read: impl FnMut() -> T) -> Option<T> {
+        self.consistent(offset_of!(Ledger, received.version), read)
+    }
+
+    pub(crate) fn cookie(&self) -> u64 {
+        self.word(offset_of!(Ledger, identity.cookie))
+            .load(Ordering::Acquire)
+    }
+
+    pub(crate) fn established_ns(&self) -> u64 {
+        self.word(offset_of!(Ledger, identity.established_ns))
+            .load(Ordering::Acquire)
+    }
+
+    pub(crate) fn closed_ns(&self) -> u64 {
+        self.word(offset_of!(Ledger, identity.closed_ns))
+            .load(Ordering::Acquire)
+    }
+
+    /// Its fields are settled once `established_ns` is set, except what belongs to the close.
+    pub(crate) fn identity(&self) -> Identity {
+        self.copy(offset_of!(Ledger, identity))
+    }
+
+    pub(crate) fn close(&self) -> u8 {
+        // SAFETY: inside the mapping; the kernel stores this byte alone.
+        let close = unsafe { AtomicU8::from_ptr(self.at(offset_of!(Ledger, identity.close))) };
+        close.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn handshake_rtt_us(&self) -> u32 {
+        self.half(offset_of!(Ledger, identity.handshake_rtt_us))
+            .load(Ordering::Relaxed)
+    }
+
+    /// Call under [`Self::consistent_sent`].
+    pub(crate) fn sent(&self) -> Sent {
+        self.copy(offset_of!(Ledger, sent))
+    }
+
+    /// Call under [`Self::consistent_received`].
+    pub(crate) fn received(&self) -> Received {
+        self.copy(offset_of!(Ledger, received))
+    }
+
+    pub(crate) fn sent_offset(&self) -> u64 {
+        self.word(offset_of!(Ledger, sent.offset))
+            .load(Ordering::Acquire)
+    }
+
+    pub(crate) fn received_offset(&self) -> u64 {
+        self.word(offset_of!(Ledger, received.offset))
+            .load(Ordering::Acquire)
+    }
+
+    pub(crate) fn acked_offset(&self) -> u64 {
+        self.word(offset_of!(Ledger, received.acked_offset))
+            .load(Ordering::Acquire)
+    }
+
+    pub(crate) fn sent_turns(&self) -> u32 {
+        self.half(offset_of!(Ledger, sent.turns))
+            .load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn received_turns(&self) -> u32 {
+        self.half(offset_of!(Ledger, received.turns))
+            .load(Ordering::Relaxed)
+    }
+
+    /// Turn number `serial`, counted from 1; call under the version of its half.
+    pub(crate) fn sent_turn(&self, serial: u32) -> Turn {
+        self.copy(offset_of!(Ledger, sent_turns) + place(serial, TURNS) * size_of::<Turn>())
+    }
+
+    /// As [`Self::sent_turn`].
+    pub(crate) fn received_turn(&self, serial: u32) -> Turn {
+        self.copy(offset_of!(Ledger, received_turns) + place(serial, TURNS) * size_of::<Turn>())
+    }
+
+    /// The mark kept where the mark of sent turn `serial` goes; call under the received version.
+    pub(crate) fn ack(&self, serial: u32) -> Ack {
+        self.copy(offset_of!(Ledger, acks) + place(serial, TURNS) * size_of::<Ack>())
+    }
+
+    /// Arrival number `serial`, counted from 1; call under the received version.
+    pub(crate) fn arrival(&self, serial: u32) -> Arrival {
+        self.copy(offset_of!(Ledger, arrivals) + place(serial, ARRIVALS) * size_of::<Arrival>())
+    }
+
+    pub(crate) fn cut_sent(&self) {
+        self.half(offset_of!(Ledger, cut_sent))
+            .fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn cut_received(&self) {
+        self.half(offset_of!(Ledger, cut_received))
+            .fetch_add(1, Ordering::Release);
+    }
+
+    /// Empties a slot that nobody writes any more, before the kernel may take it again.
+    pub(crate) fn zero(&self) {
+        for i in 0..size_of::<Ledger>() / 8 {
+            self.word(i * 8).store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+fn place(serial: u32, ring: usize) -> usize {
+    serial.wrapping_sub(1) as usize % ring
+}
