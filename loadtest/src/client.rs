@@ -278,36 +278,42 @@ fn exchange(
         }
         observed.continued = true;
     }
-    match (call.sending, call.body) {
-        (Sending::AbortAfter(bytes), _) => {
-            wire.write_pattern(bytes)?;
-            observed.body_out = bytes;
-            observed.outcome = Outcome::Left;
-            // What was written should arrive before the reset overtakes it in the gateway.
-            thread::sleep(Duration::from_millis(30));
-            reset_on_close(wire.stream())?;
-            return Ok(After::Close);
-        }
-        (Sending::Withhold(bytes), _) => {
-            wire.write_pattern(bytes)?;
-            observed.body_out = bytes;
-        }
-        (_, RequestBody::None) => (),
-        (_, RequestBody::Bytes(bytes)) => {
-            wire.write_pattern(bytes)?;
-            observed.body_out = bytes;
-        }
-        (_, RequestBody::Chunked(bytes, trailer)) => {
-            wire.write_pattern_chunked(bytes, trailer)?;
-            observed.body_out = bytes;
-        }
+    let sent = send_body(wire, &call, observed);
+    if let Sending::AbortAfter(_) = call.sending {
+        sent?;
+        observed.outcome = Outcome::Left;
+        // What was written should arrive before the reset overtakes it in the gateway.
+        thread::sleep(Duration::from_millis(30));
+        reset_on_close(wire.stream())?;
+        return Ok(After::Close);
     }
+    // A gateway that answers early may close before it has the body: the answer may be here.
     loop {
-        let head = wire.read_response()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let head = match (wire.read_response(), &sent) {
+            (Ok(Some(head)), _) => head,
+            (_, Err(error)) => return Err(io::Error::new(error.kind(), error.to_string())),
+            (Ok(None), Ok(())) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (Err(error), Ok(())) => return Err(error),
+        };
         if head.status >= 200 {
-            return finish(wire, head, observed);
+            let after = finish(wire, head, observed)?;
+            return Ok(if sent.is_ok() { after } else { After::Close });
         }
         observed.continued |= head.status == 100;
+    }
+}
+
+/// Sends what the call means to send of its body; `body_out` bounds what may have left.
+fn send_body(wire: &mut Wire<TcpStream>, call: &Call, observed: &mut Observed) -> io::Result<()> {
+    let bytes = match call.sending {
+        Sending::AbortAfter(bytes) | Sending::Withhold(bytes) => bytes,
+        Sending::Whole | Sending::SplitHead => call.body.bytes(),
+    };
+    observed.body_out = bytes;
+    match call.body {
+        RequestBody::None => Ok(()),
+        RequestBody::Bytes(_) => wire.write_pattern(bytes),
+        RequestBody::Chunked(_, trailer) => wire.write_pattern_chunked(bytes, trailer),
     }
 }
 

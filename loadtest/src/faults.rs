@@ -25,8 +25,12 @@ use crate::verify::{self, Load, REST_MAX};
 
 /// The queue of the stalled sink, records.
 const QUEUE_SMALL: u32 = 16;
-/// The disk that fills up, KiB: far less than the records of a load, but more than one batch.
-const DISK_KIB: u32 = 256;
+/// The disk that fills up, KiB: room for all records of [`DISK_CALLS_MAX`].
+const DISK_KIB: usize = 8 * 1024;
+/// What is left of it while it is full, KiB: room for some records, but not for those of a load.
+const DISK_LEFT_KIB: usize = 32;
+/// So many calls at most are made while the disk is full.
+const DISK_CALLS_MAX: usize = 1_000;
 /// So often the backend is killed during a load.
 const KILLS: u64 = 3;
 /// So long it stays dead.
@@ -183,14 +187,14 @@ pub fn disk_full(calltap: &Path, load: &Load) -> anyhow::Result<Checks> {
     let root = PathBuf::from(format!("/proc/{}/root", gateway.pid().as_raw_nonzero()));
     let file = root.join(gateway.records().strip_prefix("/")?);
     let ballast = file.with_file_name("ballast");
-    fs::write(&ballast, vec![0; DISK_KIB as usize * 1024 / 2])
+    fs::write(&ballast, vec![0; (DISK_KIB - DISK_LEFT_KIB) * 1024])
         .with_context(|| format!("cannot fill {}", ballast.display()))?;
 
-    let half = Load {
-        calls: load.calls / 2,
+    let many = Load {
+        calls: load.calls.min(DISK_CALLS_MAX),
         ..load.clone()
     };
-    let mut seen = verify::play(&gateway, &half);
+    let mut seen = verify::play(&gateway, &many);
     let full = gateway.stages()?;
     fs::remove_file(&ballast)?;
     // Room again: calls made now must be recorded again.
