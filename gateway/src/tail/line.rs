@@ -244,14 +244,13 @@ fn remarks(out: &mut String, view: &View, room: usize, paint: Paint) {
         words.push(("open".to_owned(), Ink::Moved));
     }
     let mut left = room;
-    for (word, ink) in words {
-        if paint.fit && left < 3 {
-            break;
-        }
-        let shown = if paint.fit {
-            cut(&word, left - 1, paint)
-        } else {
-            word
+    for (position, (word, ink)) in words.into_iter().enumerate() {
+        // The first is worth cutting; of the others, those that fit are shown.
+        let shown = match paint.fit {
+            true if left < 3 => break,
+            true if position == 0 => cut(&word, left - 1, paint),
+            true if word.width() + 1 > left => continue,
+            _ => word,
         };
         left = left.saturating_sub(shown.width() + 1);
         out.push(' ');
