@@ -19,7 +19,7 @@ lint: ## Check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ## Measure what a record costs, beside other gateways
+bench: ## Measure what a record costs: CPU time per call, tap and records on and off
 	@scripts/bootstrap --test
 	cargo build --release -p calltap
 	cargo run --release -p calltap-loadtest -- cost

@@ -1,1 +1,328 @@
-//! To be filled.
+//! `calltap doctor`: what this machine offers the tap and the listeners, what it means, and what to
+//! do about what is missing.
+//!
+//! Looks and tells; changes nothing. What the kernel offers is the tap's to know, the ports and the
+//! words are ours.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use calltap_tap::TapOptions;
+use calltap_tap::doctor::Check;
+use serde::Serialize;
+
+use crate::config::{self, Config, Overrides};
+use crate::tail::paint::{Color, Ink, Paint};
+
+/// Says what this machine offers, and what to do about what is missing
+#[derive(Clone, Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Looks at the ports and the ledgers of this configuration; without it, at the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Writes the findings as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// When to colour
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) color: Color,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    /// What was looked at.
+    name: String,
+    /// It is as it should be.
+    ok: bool,
+    /// What was found.
+    found: String,
+    /// What that means for calltap.
+    meaning: String,
+    /// What to do; absent where nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+/// Looks at everything and reports it. The exit code is a failure when anything is missing.
+///
+/// # Errors
+/// When the findings cannot be written.
+pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let DoctorArgs {
+        config,
+        json,
+        color,
+    } = args;
+    let mut findings = Vec::new();
+    let overrides = match config {
+        Some(_) => Overrides::default(),
+        None => stand_in(),
+    };
+    let loaded = match config::load(config.as_deref(), &overrides) {
+        Ok(loaded) => {
+            if let Some(path) = &config {
+                findings.push(Finding {
+                    name: "configuration".to_owned(),
+                    ok: true,
+                    found: format!("{} has no mistakes", path.display()),
+                    meaning: "calltap can run with it".to_owned(),
+                    remedy: None,
+                });
+            }
+            loaded
+        }
+        Err(mistakes) => {
+            for mistake in mistakes {
+                findings.push(Finding {
+                    name: "configuration".to_owned(),
+                    ok: false,
+                    found: mistake.to_string(),
+                    meaning: "calltap refuses to start with it".to_owned(),
+                    remedy: Some(
+                        "correct the file; `calltap check --config F` repeats this".to_owned(),
+                    ),
+                });
+            }
+            config::load(None, &stand_in())
+                .ok()
+                .context("the built-in defaults are not valid")?
+        }
+    };
+    findings.extend(tap_findings(&loaded));
+    findings.extend(
+        ports(&loaded)
+            .into_iter()
+            .map(|(name, address)| port(name, address)),
+    );
+
+    let all_well = findings.iter().all(|finding| finding.ok);
+    if json {
+        let report = serde_json::json!({ "ok": all_well, "checks": findings });
+        println!("{report:#}");
+    } else {
+        print!("{}", text(&findings, Paint::of_stdout(color)));
+    }
+    Ok(if all_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What `run` would be told in the first example of the README.
+fn stand_in() -> Overrides {
+    Overrides {
+        listen: vec!["127.0.0.1:8080".to_owned()],
+        upstream: vec!["127.0.0.1:9000".to_owned()],
+        ..Overrides::default()
+    }
+}
+
+impl From<Check> for Finding {
+    fn from(check: Check) -> Self {
+        let Check {
+            name,
+            ok,
+            found,
+            meaning,
+            remedy,
+        } = check;
+        Self {
+            name: name.to_owned(),
+            ok,
+            found,
+            meaning,
+            remedy: Some(remedy).filter(|remedy| !remedy.is_empty()),
+        }
+    }
+}
+
+/// What the kernel and the machine offer the tap.
+fn tap_findings(config: &Config) -> impl Iterator<Item = Finding> {
+    let options = TapOptions {
+        cgroup: config.tap.cgroup.clone(),
+        sockets_max: config.tap.sockets_max,
+    };
+    calltap_tap::doctor::checks(&options)
+        .into_iter()
+        .map(Finding::from)
+}
+
+/// Every port calltap would listen on, with what for.
+fn ports(config: &Config) -> Vec<(String, SocketAddr)> {
+    let mut ports: Vec<(String, SocketAddr)> = config
+        .listeners
+        .iter()
+        .map(|listener| (format!("listener {}", listener.address), listener.address))
+        .collect();
+    if let Some(admin) = &config.admin {
+        ports.push((format!("admin API {}", admin.address), admin.address));
+    }
+    ports
+}
+
+/// Tries a port by taking it for a moment.
+fn port(name: String, address: SocketAddr) -> Finding {
+    let port = address.port();
+    let (found, meaning, remedy) = match TcpListener::bind(address) {
+        Ok(_) => {
+            return Finding {
+                name,
+                ok: true,
+                found: "free".to_owned(),
+                meaning: "calltap can listen there".to_owned(),
+                remedy: None,
+            };
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::AddrInUse => (
+                "taken".to_owned(),
+                "somebody listens there, a running calltap perhaps; another cannot start"
+                    .to_owned(),
+                format!("`ss -ltnp 'sport = :{port}'` says who; stop it, or choose another port"),
+            ),
+            io::ErrorKind::PermissionDenied => (
+                "not allowed".to_owned(),
+                format!("port {port} is reserved for privileged processes"),
+                "start calltap with CAP_NET_BIND_SERVICE (it is given up once it listens), or \
+                 choose a port from 1024 on"
+                    .to_owned(),
+            ),
+            io::ErrorKind::AddrNotAvailable => (
+                "no such address here".to_owned(),
+                "this machine has no interface with that address".to_owned(),
+                "`ip address` lists those it has; 0.0.0.0 and [::] stand for all".to_owned(),
+            ),
+            _ => (
+                error.to_string(),
+                "calltap cannot listen there".to_owned(),
+                "see what the error says".to_owned(),
+            ),
+        },
+    };
+    Finding {
+        name,
+        ok: false,
+        found,
+        meaning,
+        remedy: Some(remedy),
+    }
+}
+
+/// The findings for people: what is there in a line, what is missing with its meaning and remedy.
+fn text(findings: &[Finding], paint: Paint) -> String {
+    const NAME_COLUMNS: usize = 26;
+    let (good, bad) = if paint.unicode {
+        ("✓", "✗")
+    } else {
+        ("ok", "NO")
+    };
+    let mut out = String::new();
+    let mut missing = 0;
+    for finding in findings {
+        let Finding {
+            name,
+            ok,
+            found,
+            meaning,
+            remedy,
+        } = finding;
+        let mark = if *ok {
+            paint.ink(good, Ink::Good)
+        } else {
+            missing += 1;
+            paint.ink(bad, Ink::Bad)
+        };
+        let name = name.replace('_', " ");
+        out.push_str(&format!("{mark} {name:<NAME_COLUMNS$} {found}\n"));
+        let indent = " ".repeat(NAME_COLUMNS + 3);
+        out.push_str(&format!("{indent}{}\n", paint.ink(meaning, Ink::Dim)));
+        if let Some(remedy) = remedy {
+            out.push_str(&format!(
+                "{indent}{}\n",
+                paint.ink(&format!("-> {remedy}"), Ink::Warn)
+            ));
+        }
+    }
+    out.push('\n');
+    out.push_str(&match missing {
+        0 => "Everything is there: the tap can run in full.\n".to_owned(),
+        1 => "One thing is missing; see the arrow above.\n".to_owned(),
+        count => format!("{count} things are missing; see the arrows above.\n"),
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_free_or_taken() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("an address");
+        let finding = port("listener".to_owned(), address);
+        assert!(!finding.ok);
+        assert!(
+            finding
+                .remedy
+                .is_some_and(|remedy| remedy.contains(&format!(":{}", address.port()))),
+            "the remedy names the port"
+        );
+        drop(taken);
+        assert!(port("listener".to_owned(), address).ok);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named_as_such() {
+        let elsewhere = "192.0.2.1:8080".parse().expect("an address");
+        let finding = port("listener".to_owned(), elsewhere);
+        assert_eq!(finding.found, "no such address here");
+    }
+
+    #[test]
+    fn without_a_file_the_defaults_are_looked_at() {
+        let config = config::load(None, &stand_in()).expect("the defaults are valid");
+        let names: Vec<String> = ports(&config).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            ["listener 127.0.0.1:8080", "admin API 127.0.0.1:9901"]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_what_to_do() {
+        let finding = |name: &str, ok: bool, remedy: Option<&str>| Finding {
+            name: name.to_owned(),
+            ok,
+            found: "found".to_owned(),
+            meaning: "what it means".to_owned(),
+            remedy: remedy.map(str::to_owned),
+        };
+        let paint = Paint {
+            width: 80,
+            color: false,
+            unicode: false,
+            fit: false,
+        };
+        let findings = [
+            finding("kernel", true, None),
+            finding("cgroup_v2", false, Some("mount it")),
+        ];
+        expect![[r#"
+            ok kernel                     found
+                                         what it means
+            NO cgroup v2                  found
+                                         what it means
+                                         -> mount it
+
+            One thing is missing; see the arrow above.
+        "#]].assert_eq(&text(&findings, paint));
+    }
+}
