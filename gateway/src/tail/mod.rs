@@ -199,7 +199,7 @@ fn show_stream(
     token: Option<&str>,
 ) -> anyhow::Result<()> {
     // Nobody there at the first try is a mistake to report; later it is a restart to wait out.
-    let mut stream = Stream::open(admin, token)?;
+    let mut stream = Stream::open(admin, token, None)?;
     screen.say(&format!("following calltap at {admin}"));
     loop {
         loop {
@@ -211,11 +211,12 @@ fn show_stream(
         }
         screen.flush()?;
         screen.say("the stream ended; waiting for calltap to come back");
+        let seen = stream.seen().map(str::to_owned);
         let mut wait = RECONNECT_FIRST;
         stream = loop {
             thread::sleep(wait);
             wait = (wait * 2).min(RECONNECT_LONGEST);
-            match Stream::open(admin, token) {
+            match Stream::open(admin, token, seen.as_deref()) {
                 Ok(stream) => break stream,
                 Err(StreamError::Connect(..) | StreamError::Broken(_)) => (),
                 Err(error) => return Err(error.into()),
@@ -271,10 +272,11 @@ impl<W: Write> Screen<W> {
     fn offer_event(&mut self, event: Event) {
         match event {
             Event::Record(line) => self.offer(&line),
-            Event::Dropped(what) => self.say(&format!(
-                "records were left out, this reader was too slow: {}",
-                clean::clean(&what)
-            )),
+            Event::Dropped(count) => {
+                self.say(&format!(
+                    "{count} records left out: this reader was too slow"
+                ));
+            }
         }
     }
 

@@ -44,8 +44,8 @@ pub(crate) enum StreamError {
 pub(crate) enum Event {
     /// A record, as one line of JSON.
     Record(String),
-    /// The reader was too slow; what was lost, as the server puts it.
-    Dropped(String),
+    /// The reader was too slow: this many records were left out.
+    Dropped(u64),
 }
 
 /// An open stream.
@@ -56,8 +56,13 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Connects, asks, and reads the answer's head.
-    pub(crate) fn open(admin: &str, token: Option<&str>) -> Result<Self, StreamError> {
+    /// Connects, asks, and reads the answer's head. `seen` is the last record a stream before this
+    /// one brought: the new one goes on after it where the server still knows it.
+    pub(crate) fn open(
+        admin: &str,
+        token: Option<&str>,
+        seen: Option<&str>,
+    ) -> Result<Self, StreamError> {
         let address = admin
             .to_socket_addrs()
             .and_then(|mut addresses| {
@@ -72,9 +77,10 @@ impl Stream {
         let authorization = token.map_or_else(String::new, |token| {
             format!("Authorization: Bearer {token}\r\n")
         });
+        let resume = seen.map_or_else(String::new, |seen| format!("Last-Event-ID: {seen}\r\n"));
         let request = format!(
             "GET {STREAM_PATH} HTTP/1.1\r\nHost: {admin}\r\nAccept: text/event-stream\r\n\
-             {authorization}Connection: close\r\n\r\n"
+             {authorization}{resume}Connection: close\r\n\r\n"
         );
         socket.write_all(request.as_bytes())?;
 
@@ -112,11 +118,18 @@ impl Stream {
             } else {
                 Body::Plain
             },
-            events: Events::default(),
+            events: Events {
+                seen: seen.map(str::to_owned),
+                ..Events::default()
+            },
         };
-        stream.events.waiting.reserve(16);
         stream.feed(&rest)?;
         Ok(stream)
+    }
+
+    /// The id of the last record that came, to go on after it.
+    pub(crate) fn seen(&self) -> Option<&str> {
+        self.events.seen.as_deref()
     }
 
     /// Waits until something arrives; hands out what it completes. `false` when the stream ended.
@@ -246,6 +259,10 @@ struct Events {
     lines: Lines,
     name: String,
     data: String,
+    /// The id of the event being read.
+    id: Option<String>,
+    /// The id of the last event that was whole.
+    seen: Option<String>,
     waiting: Vec<Event>,
 }
 
@@ -255,6 +272,8 @@ impl Events {
             lines,
             name,
             data,
+            id,
+            seen,
             waiting,
         } = self;
         lines.push(bytes, |line| {
@@ -262,9 +281,12 @@ impl Events {
             if line.is_empty() {
                 let data = std::mem::take(data);
                 let name = std::mem::take(name);
+                if let Some(id) = id.take() {
+                    *seen = Some(id);
+                }
                 if !data.is_empty() {
                     waiting.push(match name.as_str() {
-                        "dropped" => Event::Dropped(data),
+                        "dropped" => Event::Dropped(dropped(&data)),
                         _ => Event::Record(data),
                     });
                 }
@@ -280,11 +302,23 @@ impl Events {
                     }
                     data.push_str(value);
                 }
-                // Comments keep the connection alive; ids are of no use without resuming.
+                // What goes back in a header must be fit for one.
+                "id" if value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    *id = Some(value.to_owned());
+                }
+                // Comments keep the connection alive.
                 _ => (),
             }
         });
     }
+}
+
+fn dropped(data: &str) -> u64 {
+    let value: Option<serde_json::Value> = serde_json::from_str(data).ok();
+    // An event that says nothing readable says at least that one was lost.
+    value
+        .and_then(|value| value.get("dropped")?.as_u64())
+        .unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -330,13 +364,10 @@ mod tests {
             b"\r\n1c\r\nropped\ndata: {\"dropped\": 3}\n\r\n1\r\n\n\r\n",
             b"0\r\n\r\n",
         ]);
-        let mut stream = Stream::open(&address, Some("s3cret")).expect("it answers");
+        let mut stream = Stream::open(&address, Some("s3cret"), Some("id-1")).expect("it answers");
         assert_eq!(
             read_all(&mut stream),
-            [
-                Event::Record("{\"a\":1}".into()),
-                Event::Dropped("{\"dropped\": 3}".into())
-            ]
+            [Event::Record("{\"a\":1}".into()), Event::Dropped(3)]
         );
         let asked = server.join().expect("the server is done");
         assert!(
@@ -347,6 +378,7 @@ mod tests {
             asked.contains("\r\nAuthorization: Bearer s3cret\r\n"),
             "{asked}"
         );
+        assert!(asked.contains("\r\nLast-Event-ID: id-1\r\n"), "{asked}");
         assert!(
             asked.contains(&format!("\r\nHost: {address}\r\n")),
             "{asked}"
@@ -356,10 +388,11 @@ mod tests {
     #[test]
     fn a_plain_body_works_too() {
         let (address, server) = server(vec![
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata:1\ndata: 2\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nid: a-1\ndata:1\ndata: 2\r\n\r\nid: torn\n",
         ]);
-        let mut stream = Stream::open(&address, None).expect("it answers");
+        let mut stream = Stream::open(&address, None, None).expect("it answers");
         assert_eq!(read_all(&mut stream), [Event::Record("1\n2".into())]);
+        assert_eq!(stream.seen(), Some("a-1"), "a torn event was not seen");
         assert!(!server.join().expect("done").contains("Authorization"));
     }
 
@@ -367,7 +400,9 @@ mod tests {
     fn each_refusal_says_what_to_do() {
         let opened = |answer: &'static [u8]| {
             let (address, server) = server(vec![answer]);
-            let error = Stream::open(&address, None).err().expect("it is refused");
+            let error = Stream::open(&address, None, None)
+                .err()
+                .expect("it is refused");
             server.join().expect("done");
             error.to_string()
         };
@@ -391,10 +426,12 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
         drop(free);
-        let error = Stream::open(&address, None).err().expect("nobody listens");
+        let error = Stream::open(&address, None, None)
+            .err()
+            .expect("nobody listens");
         assert!(error.to_string().contains("is calltap running"), "{error}");
         assert!(matches!(
-            Stream::open("nonsense", None),
+            Stream::open("nonsense", None, None),
             Err(StreamError::Address(..))
         ));
     }
