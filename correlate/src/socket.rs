@@ -188,6 +188,46 @@ pub struct Turns {
     pub lapped: bool,
 }
 
+impl Turns {
+    /// Takes over what a later look at the same socket knows better, above all acknowledgements.
+    ///
+    /// A turn that was complete (it ended where `range` ends) and has grown since holds bytes of
+    /// somebody else now, a TLS farewell for example: it stays as it was. Turns that the later
+    /// look no longer found stay too.
+    pub fn freshen(&mut self, later: &Turns, range: &StreamRange) {
+        if self.turns.is_empty() {
+            self.clone_from(later);
+            return;
+        }
+        for new in &later.turns {
+            let end = self.turns.last().map_or(0, |last| last.end_offset);
+            match self
+                .turns
+                .iter_mut()
+                .find(|old| old.first_offset == new.first_offset)
+            {
+                Some(old) => {
+                    let has_grown = old.end_offset == range.end && new.end_offset > range.end;
+                    if !has_grown {
+                        *old = *new;
+                    } else if new.ack.offset == range.end {
+                        old.ack = new.ack;
+                    }
+                }
+                None if new.first_offset == end && end < range.end => self.turns.push(*new),
+                None => {}
+            }
+        }
+    }
+
+    /// Whether the peer acknowledged everything before `offset`.
+    pub fn acked(&self, offset: u64) -> bool {
+        self.turns
+            .iter()
+            .any(|turn| turn.ack.ns > 0 && turn.ack.offset >= offset)
+    }
+}
+
 /// A packet of received payload: the stream offset it reached and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {

@@ -1,0 +1,280 @@
+//! Holds calls until their last byte is acknowledged, then turns each into a record.
+//!
+//! A call is finished when its response was written and settled when it is known how that went.
+//! In between its socket is looked at now and then: first after one round trip, then ever more
+//! seldom, never all sockets at once. Reads no clock and no socket: callers bring the time and look.
+//!
+//! A call settles at once when nothing can be learnt by waiting: when its last byte is acknowledged
+//! already, when no socket is known, or when nothing was sent. Then, and whenever acknowledgements
+//! cannot be seen, its record has no `settled`, unless the connection is known to have closed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use crate::compose::{SynCache, call_record};
+use crate::exchange::{Exchange, Sharing};
+use crate::record::{CallRecord, Settled};
+use crate::socket::{Counters, Coverage, SocketSnapshot, StreamRange};
+
+pub use crate::compose::{connection_record, external_record};
+pub use crate::record::WallClock;
+
+/// The first look comes after one smoothed round trip, but not sooner than this.
+const LOOK_AFTER_MIN_NS: u64 = 1_000_000;
+
+/// Where the round trip is unknown, the first look comes after this.
+const LOOK_AFTER_UNKNOWN_NS: u64 = 10_000_000;
+
+/// However long a call has waited, it is looked at this often.
+const LOOK_AFTER_MAX_NS: u64 = 1_000_000_000;
+
+/// How long and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A call settles after this, acknowledged or not, nanoseconds.
+    pub settle_max_ns: u64,
+    /// At most this many calls wait; one more forces out the oldest.
+    pub unsettled_max: usize,
+}
+
+/// How many calls are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting for an acknowledgement.
+    pub unsettled: usize,
+    /// Settled, and not yet taken by [`Correlator::settled`].
+    pub finished: usize,
+    /// Forced out so far because too many were waiting.
+    pub evicted_total: u64,
+}
+
+/// Calls on their way from finished to settled. `S` is the caller's handle to the client's socket.
+pub struct Correlator<S> {
+    limits: Limits,
+    /// By order of arrival, so that the oldest is the first.
+    unsettled: BTreeMap<u64, Unsettled<S>>,
+    next_ticket: u64,
+    /// When to look at whom; entries of evicted calls stay until their time.
+    looks: BinaryHeap<Reverse<(u64, u64)>>,
+    finished: VecDeque<Finished<S>>,
+    evicted_total: u64,
+    syns: SynCache,
+}
+
+struct Unsettled<S> {
+    exchange: Box<Exchange>,
+    source: S,
+    range: StreamRange,
+    last: Counters,
+    deadline_ns: u64,
+    look_after_ns: u64,
+}
+
+struct Finished<S> {
+    exchange: Box<Exchange>,
+    source: S,
+    last: Counters,
+    settled: Option<Settled>,
+}
+
+impl<S> Unsettled<S> {
+    fn finish(self, settled: Settled) -> Finished<S> {
+        let Self {
+            exchange,
+            source,
+            last,
+            range: _,
+            deadline_ns: _,
+            look_after_ns: _,
+        } = self;
+        Finished {
+            exchange,
+            source,
+            last,
+            settled: Some(settled),
+        }
+    }
+
+    fn next_look_ns(&self, now_ns: u64) -> u64 {
+        now_ns
+            .saturating_add(self.look_after_ns)
+            .min(self.deadline_ns)
+    }
+}
+
+impl<S> Correlator<S> {
+    /// An empty one.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            unsettled: BTreeMap::new(),
+            next_ticket: 0,
+            looks: BinaryHeap::new(),
+            finished: VecDeque::new(),
+            evicted_total: 0,
+            syns: SynCache::new(),
+        }
+    }
+
+    /// Takes a call whose response was written. It may be settled at once.
+    pub fn take(&mut self, exchange: Box<Exchange>, source: S, now_ns: u64) {
+        let last = exchange.client.end;
+        let waiting = match settled_by(&exchange, &last, true) {
+            Some(settled) => Err(Some(settled)),
+            None => can_settle(&exchange).ok_or(None),
+        };
+        let range = match waiting {
+            Ok(range) => range,
+            Err(settled) => {
+                self.finished.push_back(Finished {
+                    exchange,
+                    source,
+                    last,
+                    settled,
+                });
+                return;
+            }
+        };
+        let look_after_ns = last.rtt_us.map_or(LOOK_AFTER_UNKNOWN_NS, |rtt_us| {
+            (u64::from(rtt_us) * 1000).clamp(LOOK_AFTER_MIN_NS, LOOK_AFTER_MAX_NS)
+        });
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let unsettled = Unsettled {
+            exchange,
+            source,
+            range,
+            last,
+            deadline_ns: now_ns.saturating_add(self.limits.settle_max_ns),
+            look_after_ns,
+        };
+        self.looks
+            .push(Reverse((unsettled.next_look_ns(now_ns), ticket)));
+        self.unsettled.insert(ticket, unsettled);
+        while self.unsettled.len() > self.limits.unsettled_max {
+            self.evict_oldest();
+        }
+    }
+
+    fn evict_oldest(&mut self) {
+        let Some((_, oldest)) = self.unsettled.pop_first() else {
+            return;
+        };
+        self.evicted_total += 1;
+        self.finished.push_back(oldest.finish(Settled::Evicted));
+        // What is left behind may not outgrow what is waiting.
+        if self.looks.len() > 64 + 2 * self.unsettled.len() {
+            let unsettled = &self.unsettled;
+            self.looks
+                .retain(|Reverse((_, ticket))| unsettled.contains_key(ticket));
+        }
+    }
+
+    /// Looks at the sockets whose time has come, and at no other.
+    ///
+    /// `look` answers for the sent range asked for; `None` says that the socket is gone.
+    pub fn due(
+        &mut self,
+        now_ns: u64,
+        mut look: impl FnMut(&S, &StreamRange) -> Option<SocketSnapshot>,
+    ) {
+        while let Some(Reverse((due_ns, ticket))) = self.looks.peek().copied() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.looks.pop();
+            let Some(mut call) = self.unsettled.remove(&ticket) else {
+                continue;
+            };
+            let settled = match look(&call.source, &call.range) {
+                Some(SocketSnapshot { counters, sent }) => {
+                    call.exchange.client.sent.freshen(&sent, &call.range);
+                    call.last = counters;
+                    settled_by(&call.exchange, &call.last, false)
+                }
+                None => Some(Settled::Closed),
+            };
+            match settled {
+                Some(settled) => self.finished.push_back(call.finish(settled)),
+                None if now_ns >= call.deadline_ns => {
+                    self.finished.push_back(call.finish(Settled::Deadline));
+                }
+                None => {
+                    call.look_after_ns = (call.look_after_ns * 2).min(LOOK_AFTER_MAX_NS);
+                    self.looks
+                        .push(Reverse((call.next_look_ns(now_ns), ticket)));
+                    self.unsettled.insert(ticket, call);
+                }
+            }
+        }
+    }
+
+    /// When [`due`](Self::due) will have something to look at.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.looks.peek().map(|Reverse((due_ns, _))| *due_ns)
+    }
+
+    /// Hands out the records of what has settled, in the order in which it did.
+    pub fn settled(&mut self, clock: WallClock, mut out: impl FnMut(CallRecord, S)) {
+        while let Some(finished) = self.finished.pop_front() {
+            let Finished {
+                exchange,
+                source,
+                last,
+                settled,
+            } = finished;
+            out(
+                call_record(*exchange, &last, settled, clock, &mut self.syns),
+                source,
+            );
+        }
+    }
+
+    /// Settles everything as it stands.
+    pub fn shutdown(&mut self) {
+        self.looks.clear();
+        while let Some((_, call)) = self.unsettled.pop_first() {
+            self.finished.push_back(call.finish(Settled::Shutdown));
+        }
+    }
+
+    /// How many calls are where.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            unsettled: self.unsettled.len(),
+            finished: self.finished.len(),
+            evicted_total: self.evicted_total,
+        }
+    }
+}
+
+/// The range whose acknowledgement is worth waiting for, if any is.
+fn can_settle(exchange: &Exchange) -> Option<StreamRange> {
+    let leg = &exchange.client;
+    leg.cookie?;
+    if leg.coverage == Coverage::None {
+        return None;
+    }
+    let range = leg.sent_range.clone()?;
+    (range.start < range.end).then_some(range)
+}
+
+/// How the call has settled, as far as its turns and counters tell. At the call's end the turns may
+/// be a moment older than the counters: then one look more finds out when the ACK came.
+fn settled_by(exchange: &Exchange, last: &Counters, turns_may_lag: bool) -> Option<Settled> {
+    let leg = &exchange.client;
+    if let Some(range) = leg
+        .sent_range
+        .as_ref()
+        .filter(|range| range.start < range.end)
+    {
+        let has_turns = leg.coverage == Coverage::Ebpf && leg.sharing != Sharing::Multiplexed;
+        let lags = turns_may_lag && has_turns;
+        let by_counters = last.acked_offset.is_some_and(|acked| acked >= range.end);
+        if leg.sent.acked(range.end) || by_counters && !lags {
+            return Some(Settled::Acked);
+        }
+    }
+    // A FIN alone ends nothing: what was sent before it may still be acknowledged.
+    last.closed_ns.map(|_| Settled::Closed)
+}

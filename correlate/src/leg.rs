@@ -1,0 +1,446 @@
+//! What one socket says about one call: marks, and counters that are the call's own.
+//!
+//! A call is a range of bytes in each direction, a ledger keeps turns. A mark is taken from a turn
+//! only if that turn began inside the range and no byte of another could have lent it the time:
+//!
+//! | mark | is | if |
+//! |---|---|---|
+//! | first | the time of the first packet | a turn begins where the range begins (or, where the response's head is known to come later, a later turn that only it can have begun) |
+//! | last | the time of the last new payload | the turn that holds the last byte ends there |
+//! | resent | when that last byte was sent again | as for last |
+//! | acked | when that last byte was acknowledged | the acknowledgement covers it and is not of a later byte |
+//!
+//! Counters of the call are
+//!
+//! | connection | counters | attribution |
+//! |---|---|---|
+//! | one call at a time | sums over the turns, where they tile the range exactly | `exact`, else `partial` and why |
+//! | pipelined | the same; the request's first and last packet may be its neighbour's | `partial`, `pipelined` |
+//! | multiplexed | the connection's meanwhile; no marks | `shared` |
+//! | upgraded | the connection's since the call began | `exact` |
+//! | known by `TCP_INFO` | the connection's between the call's edges | `partial`, `tcp_info` |
+//! | not known | none | `partial`, `no_coverage` |
+//!
+//! Bytes of payload are the range's own length, whatever else is known: the gateway counted them.
+
+use crate::exchange::{Leg, Sharing, Text};
+use crate::record::{AckKind, Attribution, SocketFields, TcpFlags};
+use crate::socket::{Counters, Coverage, SocketIdentity, StreamRange, Turn, Turns};
+
+/// A farewell of TLS (`close_notify` as one record) is at most this long, bytes.
+const TLS_FAREWELL_MAX: u64 = 31;
+
+/// Which turn holds the first byte that the first mark is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beginning {
+    /// The range's first byte.
+    Range,
+    /// Sent not before this moment: the gateway did not have the response's head earlier, so what
+    /// left before was an interim response.
+    NotBefore(u64),
+    /// Arrived by this moment, when the gateway had the response's head: what came in earlier turns
+    /// was an interim response.
+    LastBy(u64),
+    /// Unknowable: other bytes came first in the same turn.
+    Hidden(&'static str),
+}
+
+/// What the turns of one direction say about one range.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    pub(crate) first_ns: Option<u64>,
+    pub(crate) last_ns: Option<u64>,
+    pub(crate) resent_ns: Option<u64>,
+    pub(crate) acked: Option<Acked>,
+    /// Absent where the turns do not tile the range.
+    pub(crate) sums: Option<Sums>,
+    /// Why a mark or the sums are absent.
+    pub(crate) fault: Option<&'static str>,
+}
+
+/// The acknowledgement of a range's last byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Acked {
+    pub(crate) ns: u64,
+    pub(crate) kind: AckKind,
+}
+
+/// Totals over the turns of one direction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sums {
+    segments: u64,
+    ip_bytes: u64,
+    resent_segments: u64,
+    resent_bytes: u64,
+    window_min: Option<u32>,
+    zero_window_ns: u64,
+    header: Option<HeaderFacts>,
+}
+
+/// What the IP and TCP headers of the packets had in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct HeaderFacts {
+    ttl_min: u8,
+    ttl_max: u8,
+    dscp: u8,
+    ecn: u8,
+    tcp_flags: u8,
+}
+
+impl Sums {
+    fn add(&mut self, turn: &Turn) {
+        self.segments += u64::from(turn.segments);
+        self.ip_bytes = self.ip_bytes.saturating_add(turn.ip_bytes);
+        self.resent_segments += u64::from(turn.retransmitted_segments);
+        self.resent_bytes = self.resent_bytes.saturating_add(turn.retransmitted_bytes);
+        self.window_min = match (self.window_min, turn.ack.window_min) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.zero_window_ns = self.zero_window_ns.saturating_add(turn.ack.zero_window_ns);
+        let header = self.header.get_or_insert(HeaderFacts {
+            ttl_min: turn.ttl_min,
+            ttl_max: turn.ttl_max,
+            dscp: turn.dscp,
+            ecn: 0,
+            tcp_flags: 0,
+        });
+        header.ttl_min = header.ttl_min.min(turn.ttl_min);
+        header.ttl_max = header.ttl_max.max(turn.ttl_max);
+        header.ecn |= turn.ecn;
+        header.tcp_flags |= turn.tcp_flags;
+    }
+
+    /// Nothing was sent twice and the peer always had room.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        self.resent_segments == 0 && self.zero_window_ns == 0
+    }
+}
+
+/// Reads one direction.
+pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginning) -> Reading {
+    let mut reading = Reading::default();
+    let Some(range) = range else {
+        reading.fault = Some("range_unknown");
+        return reading;
+    };
+    if range.start >= range.end {
+        reading.sums = Some(Sums::default());
+        return reading;
+    }
+    let touching = || {
+        turns
+            .turns
+            .iter()
+            .filter(|turn| turn.end_offset > range.start && turn.first_offset < range.end)
+    };
+
+    let mut sums = Sums::default();
+    let mut tiled_to = range.start;
+    let mut fault = turns.lapped.then_some("lapped");
+    for turn in touching() {
+        if turn.first_offset < tiled_to {
+            fault = fault.or(Some("began_before"));
+        } else if turn.first_offset > tiled_to {
+            fault = fault.or(Some("bytes_missing"));
+        }
+        tiled_to = turn.end_offset;
+        sums.add(turn);
+    }
+    if tiled_to > range.end {
+        fault = fault.or(Some("ran_on"));
+    } else if tiled_to < range.end {
+        fault = fault.or(Some("bytes_missing"));
+    }
+    reading.sums = fault.is_none().then_some(sums);
+
+    let first = touching()
+        .next()
+        .filter(|turn| turn.first_offset == range.start && !turns.lapped);
+    let first = first.and_then(|first| match beginning {
+        Beginning::Range => Some(first),
+        Beginning::NotBefore(ns) => touching()
+            .find(|turn| turn.last_ns >= ns)
+            .filter(|turn| turn.first_ns >= ns),
+        Beginning::LastBy(ns) => touching().take_while(|turn| turn.first_ns <= ns).last(),
+        Beginning::Hidden(_) => None,
+    });
+    reading.first_ns = first.map(|turn| turn.first_ns);
+    if let Beginning::Hidden(why) = beginning {
+        fault = fault.or(Some(why));
+    } else if first.is_none() {
+        fault = fault.or(Some("other_bytes_first"));
+    }
+
+    // Holds the last byte and nothing of the call before.
+    let last = touching()
+        .next_back()
+        .filter(|turn| turn.end_offset >= range.end && turn.first_offset >= range.start);
+    if let Some(turn) = last {
+        if turn.end_offset == range.end {
+            reading.last_ns = Some(turn.last_ns);
+            reading.resent_ns = Some(turn.end_resent_ns).filter(|ns| *ns > 0);
+        }
+        let is_of_last_byte = turn.end_offset == range.end || turn.ack.offset == range.end;
+        if turn.ack.ns > 0 && turn.ack.offset >= range.end && is_of_last_byte {
+            let kind = if turn.ack.with_data {
+                AckKind::Data
+            } else {
+                AckKind::Pure
+            };
+            reading.acked = Some(Acked {
+                ns: turn.ack.ns,
+                kind,
+            });
+        }
+    }
+    reading.fault = fault;
+    reading
+}
+
+/// What one socket says about one call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LegReading {
+    pub(crate) received: Reading,
+    pub(crate) sent: Reading,
+    pub(crate) min_rtt_us: Option<u64>,
+}
+
+/// How a call stands towards its socket at the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LegEnd<'a> {
+    /// The connection as last seen, which may be later than the call's end.
+    pub(crate) last: &'a Counters,
+    /// Everything sent was acknowledged, or nobody asks.
+    pub(crate) ended_well: bool,
+    /// TLS may have said its farewell after the call.
+    pub(crate) tls: bool,
+}
+
+/// Reads the marks of a leg. Multiplexed legs have none.
+pub(crate) fn read_leg(
+    leg: &Leg,
+    received: Beginning,
+    sent: Beginning,
+    last: &Counters,
+) -> LegReading {
+    let has_turns = leg.coverage == Coverage::Ebpf && leg.sharing != Sharing::Multiplexed;
+    let min_rtt_us = last.min_rtt_us.or(leg.end.min_rtt_us).map(u64::from);
+    if !has_turns {
+        return LegReading {
+            min_rtt_us,
+            ..LegReading::default()
+        };
+    }
+    LegReading {
+        received: read(leg.received_range.as_ref(), &leg.received, received),
+        sent: read(leg.sent_range.as_ref(), &leg.sent, sent),
+        min_rtt_us,
+    }
+}
+
+/// Fills in a socket's fields. `request` is the direction the request took: what was received from
+/// a client, what was sent to an upstream.
+pub(crate) fn describe(
+    leg: &Leg,
+    reading: &LegReading,
+    request: Direction,
+    end: LegEnd<'_>,
+) -> SocketFields {
+    let mut fields = SocketFields {
+        socket_cookie: leg.cookie,
+        socket_request_seq: Some(leg.request_seq).filter(|seq| *seq > 0),
+        socket_streams: Some(leg.streams).filter(|streams| *streams > 0),
+        coverage: Some(leg.coverage),
+        coverage_reason: leg.coverage_reason.map(Text::Borrowed),
+        ..SocketFields::default()
+    };
+    let (attribution, reason) = attribution(leg, reading, end.last);
+    fields.attribution = Some(attribution);
+    fields.attribution_reason = reason.map(Text::Borrowed);
+
+    match (leg.coverage, leg.sharing) {
+        (Coverage::None, _) => {}
+        (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined) => own_sums(&mut fields, reading),
+        (Coverage::Ebpf, Sharing::Upgraded) => {
+            connection_between(&mut fields, &leg.begin, end.last);
+            header_facts(&mut fields, reading.received.sums.as_ref());
+        }
+        (Coverage::Ebpf, Sharing::Multiplexed) | (Coverage::TcpInfo, _) => {
+            connection_between(&mut fields, &leg.begin, &leg.end);
+        }
+    }
+    if leg.sharing != Sharing::Multiplexed {
+        own_bytes(&mut fields, leg, end.last);
+        if let Some(identity) = &leg.identity {
+            sequence_numbers(&mut fields, leg, identity, request);
+        }
+        if !end.ended_well {
+            unfinished(&mut fields, leg, end.last);
+        }
+    }
+    fields.tcp_ack_kind = reading.sent.acked.map(|acked| acked.kind);
+    connection_so_far(&mut fields, end.last);
+    fields.tcp_close = end.last.close.filter(|_| was_last_call(leg, end));
+    fields
+}
+
+/// A direction as the gateway sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Received,
+    Sent,
+}
+
+fn attribution(
+    leg: &Leg,
+    reading: &LegReading,
+    last: &Counters,
+) -> (Attribution, Option<&'static str>) {
+    let partial = |why| (Attribution::Partial, Some(why));
+    match (leg.coverage, leg.sharing) {
+        (Coverage::None, _) => partial("no_coverage"),
+        (_, Sharing::Multiplexed) => (Attribution::Shared, Some("multiplexed")),
+        (Coverage::TcpInfo, _) => partial("tcp_info"),
+        (Coverage::Ebpf, Sharing::Pipelined) => partial("pipelined"),
+        (Coverage::Ebpf, Sharing::Upgraded)
+            if leg.begin.received.is_none() || last.received.is_none() =>
+        {
+            partial("counters_missing")
+        }
+        (Coverage::Ebpf, Sharing::Upgraded) => (Attribution::Exact, None),
+        (Coverage::Ebpf, Sharing::Sole) => match reading.received.fault.or(reading.sent.fault) {
+            None => (Attribution::Exact, None),
+            Some(why) => partial(why),
+        },
+    }
+}
+
+fn own_sums(fields: &mut SocketFields, reading: &LegReading) {
+    if let Some(sums) = &reading.received.sums {
+        fields.wire_segments_in = Some(sums.segments);
+        fields.wire_ip_bytes_in = Some(sums.ip_bytes);
+        fields.tcp_peer_retransmits = Some(sums.resent_segments);
+    }
+    if let Some(sums) = &reading.sent.sums {
+        fields.wire_segments_out = Some(sums.segments);
+        fields.wire_ip_bytes_out = Some(sums.ip_bytes);
+        fields.tcp_retransmits = Some(sums.resent_segments);
+        fields.tcp_retransmitted_bytes = Some(sums.resent_bytes);
+        fields.tcp_window_min = sums.window_min;
+        if sums.segments > 0 {
+            fields.tcp_zero_window_us = Some(sums.zero_window_ns / 1000);
+        }
+    }
+    header_facts(fields, reading.received.sums.as_ref());
+}
+
+fn header_facts(fields: &mut SocketFields, received: Option<&Sums>) {
+    if let Some(header) = received.and_then(|sums| sums.header) {
+        fields.tcp_flags = Some(TcpFlags(header.tcp_flags));
+        fields.ip_ttl_min = Some(header.ttl_min);
+        fields.ip_ttl_max = Some(header.ttl_max);
+        fields.ip_dscp = Some(header.dscp);
+        fields.ip_ecn = Some(header.ecn);
+    }
+}
+
+fn connection_between(fields: &mut SocketFields, begin: &Counters, end: &Counters) {
+    fn grown<T: Copy + Into<u64>>(begin: Option<T>, end: Option<T>) -> Option<u64> {
+        end?.into().checked_sub(begin?.into())
+    }
+    let (received, sent) = ((begin.received, end.received), (begin.sent, end.sent));
+    fields.wire_bytes_in = grown(received.0.map(|t| t.offset), received.1.map(|t| t.offset));
+    fields.wire_bytes_out = grown(sent.0.map(|t| t.offset), sent.1.map(|t| t.offset));
+    fields.wire_ip_bytes_in = grown(
+        received.0.map(|t| t.ip_bytes),
+        received.1.map(|t| t.ip_bytes),
+    );
+    fields.wire_ip_bytes_out = grown(sent.0.map(|t| t.ip_bytes), sent.1.map(|t| t.ip_bytes));
+    fields.wire_segments_in = grown(
+        received.0.map(|t| t.segments),
+        received.1.map(|t| t.segments),
+    );
+    fields.wire_segments_out = grown(sent.0.map(|t| t.segments), sent.1.map(|t| t.segments));
+    fields.tcp_retransmits = grown(begin.retransmits, end.retransmits);
+    fields.tcp_retransmitted_bytes = grown(begin.retransmitted_bytes, end.retransmitted_bytes);
+    fields.tcp_peer_retransmits = grown(begin.peer_retransmits, end.peer_retransmits);
+}
+
+/// The gateway's own count, less what never left.
+fn own_bytes(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
+    if leg.sharing == Sharing::Upgraded && fields.wire_bytes_in.is_some() {
+        return;
+    }
+    if let Some(range) = &leg.received_range {
+        fields.wire_bytes_in = Some(range.end.saturating_sub(range.start));
+    }
+    if let Some(range) = &leg.sent_range {
+        let sent_to = last
+            .sent
+            .map_or(range.end, |sent| sent.offset.min(range.end));
+        fields.wire_bytes_out = Some(sent_to.saturating_sub(range.start));
+    }
+}
+
+fn sequence_numbers(
+    fields: &mut SocketFields,
+    leg: &Leg,
+    identity: &SocketIdentity,
+    request: Direction,
+) {
+    let (base, range) = match request {
+        Direction::Received => (identity.receive_base, &leg.received_range),
+        Direction::Sent => (identity.send_base, &leg.sent_range),
+    };
+    if let (Some(base), Some(range)) = (base, range)
+        && range.start < range.end
+    {
+        // Sequence numbers wrap where offsets do not: the low half is all there is of them.
+        let at = |offset: u64| base.wrapping_add(offset as u32);
+        fields.tcp_seq_first = Some(at(range.start));
+        fields.tcp_seq_last = Some(at(range.end - 1));
+    }
+}
+
+fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
+    let Some(range) = &leg.sent_range else { return };
+    let by_turns = leg
+        .sent
+        .turns
+        .iter()
+        .filter(|turn| turn.ack.ns > 0)
+        .map(|turn| turn.ack.offset)
+        .max();
+    let acked = last.acked_offset.max(by_turns);
+    fields.tcp_bytes_acked = acked.map(|acked| acked.min(range.end).saturating_sub(range.start));
+    fields.tcp_bytes_unsent = match last.sent {
+        Some(sent) => Some(range.end.saturating_sub(sent.offset.max(range.start))),
+        None => last.unsent_bytes,
+    };
+}
+
+fn connection_so_far(fields: &mut SocketFields, last: &Counters) {
+    fields.tcp_rtt_us = last.rtt_us;
+    fields.tcp_min_rtt_us = last.min_rtt_us;
+    fields.tcp_handshake_rtt_us = last.handshake_rtt_us;
+    fields.tcp_retransmits_total = last.retransmits;
+    fields.tcp_rto_total = last.rtos;
+    fields.tcp_dup_acks_total = last.dup_acks;
+    fields.tcp_cwnd = last.cwnd;
+    fields.tcp_mss = last.mss;
+    fields.tcp_delivery_rate_bytes_per_s = last.delivery_rate_bytes_per_s;
+}
+
+/// No request followed on the connection. Where that cannot be told, only an end seen by the end
+/// of the call counts.
+fn was_last_call(leg: &Leg, end: LegEnd<'_>) -> bool {
+    if leg.end.close.is_some() {
+        return true;
+    }
+    let farewell = if end.tls { TLS_FAREWELL_MAX } else { 0 };
+    match (&leg.received_range, end.last.received) {
+        (Some(range), Some(received)) => received.offset <= range.end.saturating_add(farewell),
+        _ => leg.sharing == Sharing::Upgraded,
+    }
+}
