@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use calltap_tap::TapOptions;
 use calltap_tap::doctor::Check;
 use serde::Serialize;
@@ -45,6 +45,14 @@ struct Finding {
     /// What to do; absent where nothing is to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+}
+
+/// Everything that was looked at.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// All of it is as it should be.
+    ok: bool,
+    checks: Vec<Finding>,
 }
 
 /// Looks at everything and reports it. The exit code is a failure when anything is missing.
@@ -101,8 +109,11 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 
     let all_well = findings.iter().all(|finding| finding.ok);
     if json {
-        let report = serde_json::json!({ "ok": all_well, "checks": findings });
-        println!("{report:#}");
+        let report = Report {
+            ok: all_well,
+            checks: findings,
+        };
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", text(&findings, Paint::of_stdout(color)));
     }
@@ -216,6 +227,12 @@ fn port(name: String, address: SocketAddr) -> Finding {
 /// The findings for people: what is there in a line, what is missing with its meaning and remedy.
 fn text(findings: &[Finding], paint: Paint) -> String {
     const NAME_COLUMNS: usize = 26;
+    const INDENT: usize = NAME_COLUMNS + 3;
+    // The text stands in a column of its own.
+    let column = Paint {
+        width: paint.width - INDENT,
+        ..paint
+    };
     let (good, bad) = if paint.unicode {
         ("✓", "✗")
     } else {
@@ -238,14 +255,18 @@ fn text(findings: &[Finding], paint: Paint) -> String {
             paint.ink(bad, Ink::Bad)
         };
         let name = name.replace('_', " ");
+        let found = column
+            .wrap(found, 0)
+            .replace('\n', &format!("\n{:INDENT$}", ""));
         out.push_str(&format!("{mark} {name:<NAME_COLUMNS$} {found}\n"));
-        let indent = " ".repeat(NAME_COLUMNS + 3);
-        out.push_str(&format!("{indent}{}\n", paint.ink(meaning, Ink::Dim)));
+        let mut explain = |text: &str, ink: Ink| {
+            for line in column.wrap(text, 0).lines() {
+                out.push_str(&format!("{:INDENT$}{}\n", "", paint.ink(line, ink)));
+            }
+        };
+        explain(meaning, Ink::Dim);
         if let Some(remedy) = remedy {
-            out.push_str(&format!(
-                "{indent}{}\n",
-                paint.ink(&format!("-> {remedy}"), Ink::Warn)
-            ));
+            explain(&format!("-> {remedy}"), Ink::Warn);
         }
     }
     out.push('\n');
@@ -323,6 +344,7 @@ mod tests {
                                          -> mount it
 
             One thing is missing; see the arrow above.
-        "#]].assert_eq(&text(&findings, paint));
+        "#]]
+        .assert_eq(&text(&findings, paint));
     }
 }

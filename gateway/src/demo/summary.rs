@@ -436,10 +436,7 @@ impl Summary {
         lines.push(legend(paint));
         if let Some(slowest) = &self.slowest {
             lines.push(String::new());
-            lines.extend(wrap(
-                &format!("The slowest: {}.", slowest.sentence),
-                paint.width,
-            ));
+            lines.push(paint.wrap(&format!("The slowest: {}.", slowest.sentence), 0));
         }
         lines.join("\n")
     }
@@ -451,20 +448,6 @@ fn list(counts: &BTreeMap<String, usize>) -> String {
         .map(|(name, count)| format!("{} {count}", clean(name)))
         .collect();
     words.join(", ")
-}
-
-fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

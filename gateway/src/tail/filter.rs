@@ -67,14 +67,15 @@ pub(crate) fn parse_status(text: &str) -> Result<Status, String> {
     }
 }
 
-/// Reads `250us`, `100ms`, `1.5s` or `2m` as microseconds.
+/// Reads `250us`, `100ms`, `1.5s`, `2m` or `1h` as microseconds.
 pub(crate) fn parse_duration_us(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 5] = [
+    const UNITS: [(&str, f64); 6] = [
         ("us", 1.0),
         ("µs", 1.0),
         ("ms", 1e3),
         ("s", 1e6),
         ("m", 60e6),
+        ("h", 3600e6),
     ];
     let mistake =
         || format!("`{text}` is no duration: write a number with its unit, such as 100ms or 1.5s");
@@ -117,11 +118,12 @@ mod tests {
             ("100ms", 100_000),
             ("1.5s", 1_500_000),
             ("2m", 120_000_000),
+            ("1h", 3_600_000_000),
             ("0.5ms", 500),
         ] {
             assert_eq!(parse_duration_us(text), Ok(us), "{text}");
         }
-        for wrong in ["", "100", "ms", "1,5s", "1h", "-1s", "1.2.3s"] {
+        for wrong in ["", "100", "ms", "1,5s", "1d", "-1s", "1.2.3s"] {
             assert!(parse_duration_us(wrong).is_err(), "{wrong}");
         }
     }

@@ -4,6 +4,7 @@ use std::env;
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
+use unicode_width::UnicodeWidthStr;
 
 use super::view::Part;
 
@@ -116,6 +117,26 @@ impl Paint {
         } else {
             text.to_owned()
         }
+    }
+
+    /// `text` broken at its spaces so that lines fit, all but the first indented.
+    pub(crate) fn wrap(self, text: &str, indent: usize) -> String {
+        let mut out = String::new();
+        let mut used = indent;
+        for word in text.split(' ') {
+            let columns = word.width();
+            if used > indent && used + 1 + columns > self.width {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent));
+                used = indent;
+            } else if used > indent {
+                out.push(' ');
+                used += 1;
+            }
+            out.push_str(word);
+            used += columns;
+        }
+        out
     }
 
     /// The mark of segments sent again.
