@@ -40,7 +40,7 @@ impl SynCache {
 
 /// The record of a call. `last` is the client's connection as last seen.
 pub(crate) fn call_record(
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     last: &Counters,
     settled: Option<Settled>,
     clock: WallClock,
@@ -84,7 +84,7 @@ pub(crate) fn call_record(
         policy,
         flags,
         error_type,
-    } = exchange;
+    } = *exchange;
     let ended_well = flags.is_empty() && error_type.is_none();
 
     asked(&mut record, request);

@@ -148,8 +148,10 @@ impl<S> Correlator<S> {
             deadline_ns: now_ns.saturating_add(self.limits.settle_max_ns),
             look_after_ns,
         };
-        self.looks
-            .push(Reverse((unsettled.next_look_ns(now_ns), ticket)));
+        // From the end of the call, not from here: on the way it may have waited long enough.
+        let written_ns = unsettled.exchange.times.resp_written_ns.min(now_ns);
+        let look_ns = unsettled.next_look_ns(written_ns);
+        self.looks.push(Reverse((look_ns, ticket)));
         self.unsettled.insert(ticket, unsettled);
         while self.unsettled.len() > self.limits.unsettled_max {
             self.evict_oldest();
@@ -224,7 +226,7 @@ impl<S> Correlator<S> {
                 settled,
             } = finished;
             out(
-                call_record(*exchange, &last, settled, clock, &mut self.syns),
+                call_record(exchange, &last, settled, clock, &mut self.syns),
                 source,
             );
         }

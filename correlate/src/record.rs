@@ -112,16 +112,11 @@ pub struct TcpFlags(pub u8);
 /// From the header's lowest bit up.
 const TCP_FLAG_NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
-impl fmt::Display for TcpFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for (bit, name) in TCP_FLAG_NAMES.iter().enumerate() {
-            if self.0 >> bit & 1 == 1 {
-                write!(f, "{separator}{name}")?;
-                separator = ",";
-            }
-        }
-        Ok(())
+impl TcpFlags {
+    /// The names of the flags that are set, from FIN up.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let names = TCP_FLAG_NAMES.into_iter().enumerate();
+        names.filter_map(move |(bit, name)| (self.0 >> bit & 1 == 1).then_some(name))
     }
 }
 

@@ -40,7 +40,7 @@
 
 use smallvec::SmallVec;
 
-use crate::exchange::{Attempt, Exchange};
+use crate::exchange::{Attempt, Exchange, Sharing};
 use crate::leg::{Acked, LegReading};
 use crate::record::AckKind;
 
@@ -174,10 +174,12 @@ impl Marks {
         let acked = |acked: Option<Acked>| acked.map(|acked| round_us(acked.ns));
         let attempt = exchange.attempts.last();
         let has_tls = has_tls(exchange);
+        // A packet of a shared connection belongs to no stream.
+        let is_shared = exchange.client.sharing == Sharing::Multiplexed;
         Self {
             req_first: us(client.received.first_ns),
             req_last: us(client.received.last_ns),
-            head_arrived: us(exchange.client.head_arrived_ns),
+            head_arrived: us(exchange.client.head_arrived_ns.filter(|_| !is_shared)),
             head_read: round_us(exchange.times.head_read_ns),
             up_begin: attempt.map(|attempt| round_us(attempt.begin_ns)),
             up_connected: us(attempt.and_then(|attempt| attempt.connected_ns)),
