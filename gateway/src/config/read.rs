@@ -23,10 +23,7 @@ const MANY: i64 = 1 << 30;
 pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let mut section = root.section()?;
     let defaults = Defaults::take(&mut section);
-    let limits = section
-        .key("limits")
-        .and_then(Field::section)
-        .and_then(limits);
+    let limits = section.read("limits", limits);
     let upstreams = section
         .key("upstreams")
         .and_then(|field| upstreams(field, &defaults));
@@ -36,31 +33,13 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let routes = section
         .key("routes")
         .and_then(|field| routes(field, &defaults, upstreams.as_ref(), limits.as_ref()));
-    let records = section
-        .key("records")
-        .and_then(Field::section)
-        .and_then(records);
-    let tap = section.key("tap").and_then(Field::section).and_then(tap);
-    let settle = section
-        .key("settle")
-        .and_then(Field::section)
-        .and_then(settle);
-    let admin = section
-        .key("admin")
-        .and_then(Field::section)
-        .and_then(|field| admin(field, listeners.as_deref()));
-    let consumer = section
-        .key("consumer")
-        .and_then(Field::section)
-        .and_then(consumer);
-    let shutdown = section
-        .key("shutdown")
-        .and_then(Field::section)
-        .and_then(shutdown);
-    let proxy = section
-        .key("proxy")
-        .and_then(Field::section)
-        .and_then(proxy);
+    let records = section.read("records", records);
+    let tap = section.read("tap", tap);
+    let settle = section.read("settle", settle);
+    let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
+    let consumer = section.read("consumer", consumer);
+    let shutdown = section.read("shutdown", shutdown);
+    let proxy = section.read("proxy", proxy);
     let workers = section
         .key("workers")
         .and_then(|field| field.count::<usize>(0..=1024));
@@ -181,7 +160,7 @@ fn listeners(field: Field<'_>, defaults: &Defaults<'_>) -> Option<Vec<ListenerCo
         match item
             .over(&node)
             .section()
-            .and_then(|section| listener(section, defaults, &mut seen))
+            .and_then(|section| listener(section, item.node(), defaults, &mut seen))
         {
             Some(listener) => listeners.push(listener),
             None => complete = false,
@@ -192,6 +171,7 @@ fn listeners(field: Field<'_>, defaults: &Defaults<'_>) -> Option<Vec<ListenerCo
 
 fn listener(
     mut section: Section<'_>,
+    own: &Node,
     defaults: &Defaults<'_>,
     seen: &mut HashMap<SocketAddr, String>,
 ) -> Option<ListenerConfig> {
@@ -214,7 +194,9 @@ fn listener(
         }
         None => Some(None),
     };
-    if let (Some(Some(_)), Some((true, field))) = (&tls, &h2c) {
+    if let (Some(Some(_)), Some((true, field))) = (&tls, &h2c)
+        && own.get("h2c").is_some()
+    {
         field.wrong(
             "h2c is HTTP/2 without TLS, and this listener has TLS",
             "leave h2c away: ALPN offers h2".to_owned(),
@@ -224,7 +206,8 @@ fn listener(
     Some(ListenerConfig {
         address: address?,
         tls: tls?,
-        h2c: h2c?.0,
+        // Where it comes from the defaults it is meant for the plain ones.
+        h2c: h2c?.0 && own.get("tls").is_none(),
     })
 }
 
@@ -251,20 +234,17 @@ fn listener_tls(mut section: Section<'_>) -> Option<ListenerTls> {
 struct Upstreams {
     groups: BTreeMap<Arc<str>, Arc<UpstreamConfig>>,
     names: Vec<String>,
-    complete: bool,
 }
 
 fn upstreams(field: Field<'_>, defaults: &Defaults<'_>) -> Option<Upstreams> {
     let mut read = Upstreams {
         groups: BTreeMap::new(),
         names: Vec::new(),
-        complete: true,
     };
     for (name, place, field) in field.section()?.entries() {
         read.names.push(name.to_owned());
         let node = defaults.under("upstream", field.node());
         let group = upstream(name, place, &field, &node, defaults);
-        read.complete &= group.is_some();
         read.groups
             .extend(group.map(|group| (Arc::clone(&group.name), Arc::new(group))));
     }
@@ -702,10 +682,7 @@ fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
             path => RecordsPath::File(path.into()),
         })
     });
-    let rotate = section
-        .key("rotate")
-        .and_then(Field::section)
-        .and_then(rotate);
+    let rotate = section.read("rotate", rotate);
     let fields = section.key("fields").and_then(|field| selection(&field));
     let redact = section
         .key("redact")

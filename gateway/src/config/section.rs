@@ -4,7 +4,8 @@
 //! is wrong comes back as `None` with its mistake noted: readers build their type with `?` after
 //! everything was read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,10 @@ use super::error::{ConfigError, did_you_mean};
 use super::tree::{Node, Place, Table, Value};
 
 /// The mistakes found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Mistakes {
     noted: RefCell<Vec<ConfigError>>,
-    syntax_broken: Cell<bool>,
+    syntax_broken: bool,
 }
 
 impl Mistakes {
@@ -25,7 +26,7 @@ impl Mistakes {
     /// a line that could not be read, so it is not noted any more.
     pub(super) fn after_syntax(errors: Vec<ConfigError>) -> Self {
         Self {
-            syntax_broken: Cell::new(!errors.is_empty()),
+            syntax_broken: !errors.is_empty(),
             noted: RefCell::new(errors),
         }
     }
@@ -35,7 +36,7 @@ impl Mistakes {
     }
 
     pub(super) fn note_missing(&self, mistake: ConfigError) {
-        if !self.syntax_broken.get() {
+        if !self.syntax_broken {
             self.note(mistake);
         }
     }
@@ -45,10 +46,12 @@ impl Mistakes {
     pub(super) fn into_sorted(self) -> Vec<ConfigError> {
         let mut noted = self.noted.into_inner();
         noted.sort_by(|a, b| (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column)));
-        noted.dedup_by(|a, b| {
-            a.line.is_some()
-                && (&a.origin, a.line, a.column, &a.message)
-                    == (&b.origin, b.line, b.column, &b.message)
+        let mut seen = HashSet::new();
+        noted.retain(|mistake| {
+            let place = mistake.line.zip(mistake.column);
+            place.is_none_or(|place| {
+                seen.insert((mistake.origin.clone(), place, mistake.message.clone()))
+            })
         });
         noted
     }
@@ -105,6 +108,15 @@ impl<'t> Section<'t> {
         } else {
             self.get(key)
         }
+    }
+
+    /// A section that has defaults, read by a function.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Section<'t>) -> Option<T>,
+    ) -> Option<T> {
+        self.key(key).and_then(Field::section).and_then(read)
     }
 
     /// Every entry of a table whose keys are names.

@@ -669,3 +669,37 @@ fn defaults_that_are_none_are_one_mistake() {
         "#]],
     );
 }
+
+#[test]
+fn a_default_that_is_wrong_is_one_mistake() {
+    let two = SMALL.replace(
+        "[[routes]]",
+        "[[routes]]\npath = \"/a\"\nupstream = \"orders\"\n[[routes]]",
+    );
+    check_mistakes(
+        &format!("defaults.route.methods = [\"A B\", \"C D\"]\n{two}"),
+        expect![[r#"
+            calltap.toml:1:27: routes[0].methods[0]: "A B" is no method; write GET, POST, ...
+            calltap.toml:1:34: routes[0].methods[1]: "C D" is no method; write GET, POST, ...
+        "#]],
+    );
+}
+
+#[test]
+fn h2c_by_default_is_for_plain_listeners() {
+    let dir = pem_files();
+    let text = tls_file(dir.path(), "chain.pem", "key.pem", "chain.pem", "token");
+    let config = read(&format!(
+        "defaults.listener.h2c = true\n{text}\n[[listeners]]\naddress = \"0.0.0.0:8080\"\n"
+    ));
+    let h2c: Vec<bool> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.h2c)
+        .collect();
+    assert_eq!(h2c, [false, true]);
+    let text = text.replace("tls = {", "h2c = true\ntls = {");
+    check_mistakes(&text, expect![[r#"
+        calltap.toml:4:7: listeners[0].h2c: h2c is HTTP/2 without TLS, and this listener has TLS; leave h2c away: ALPN offers h2
+    "#]]);
+}
