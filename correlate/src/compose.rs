@@ -489,6 +489,7 @@ pub fn connection_record(connection: FailedConnection, clock: WallClock) -> Call
     }
     // There was no call to share the connection with: its counters are its own, from birth on.
     leg.sharing = Sharing::Upgraded;
+    leg.begin = from_birth(leg.begin);
     let last = leg.end;
     let reading = leg::read_leg(&leg, Beginning::Range, Beginning::Range, &last);
     let end = LegEnd {
@@ -501,6 +502,18 @@ pub fn connection_record(connection: FailedConnection, clock: WallClock) -> Call
     worse_of_both(&mut record);
     record.enforce_limits();
     record
+}
+
+/// Nothing had been counted when the connection was born, whether somebody looked or not.
+fn from_birth(begin: Counters) -> Counters {
+    Counters {
+        received: begin.received.or_else(|| Some(Default::default())),
+        sent: begin.sent.or_else(|| Some(Default::default())),
+        retransmits: begin.retransmits.or(Some(0)),
+        retransmitted_bytes: begin.retransmitted_bytes.or(Some(0)),
+        peer_retransmits: begin.peer_retransmits.or(Some(0)),
+        ..begin
+    }
 }
 
 /// The record of an entry that somebody posted.

@@ -254,7 +254,15 @@ impl<S> Correlator<S> {
 fn can_settle(exchange: &Exchange) -> Option<StreamRange> {
     let leg = &exchange.client;
     leg.cookie?;
-    if leg.coverage == Coverage::None {
+    let can_be_seen = match (leg.coverage, leg.sharing) {
+        (Coverage::None, _) => false,
+        (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined | Sharing::Upgraded) => true,
+        // Only the counters tell, and old kernels lack this one.
+        (Coverage::Ebpf, Sharing::Multiplexed) | (Coverage::TcpInfo, _) => {
+            leg.end.acked_offset.is_some()
+        }
+    };
+    if !can_be_seen {
         return None;
     }
     let range = leg.sent_range.clone()?;

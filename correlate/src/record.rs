@@ -49,7 +49,7 @@ pub enum Kind {
 /// Whether the numbers of a socket are this call's alone, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attribution {
-    /// Every number belongs to this call, and every mark could be set.
+    /// Every number belongs to this call alone.
     Exact,
     /// Other calls shared the connection meanwhile and are counted too.
     Shared,

@@ -250,3 +250,67 @@ pub struct SocketSnapshot {
 
 /// Stream offsets of one direction that belong to one call.
 pub type StreamRange = Range<u64>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns as `first-end` or `first-end:acknowledged`.
+    fn turns(text: &str) -> Turns {
+        let mut turns = Turns::default();
+        for turn in text.split_whitespace() {
+            let number = |text: &str| text.parse::<u64>().expect("a number");
+            let (offsets, acked) = turn.split_once(':').unwrap_or((turn, "0"));
+            let (first, end) = offsets.split_once('-').expect("a range");
+            let mut turn = Turn {
+                first_offset: number(first),
+                end_offset: number(end),
+                ..Turn::default()
+            };
+            turn.ack.offset = number(acked);
+            turn.ack.ns = turn.ack.offset;
+            turns.turns.push(turn);
+        }
+        turns
+    }
+
+    #[test]
+    fn a_later_look_adds_what_it_knows_better() {
+        for (why, earlier, later, both) in [
+            ("nothing was known", "", "0-100:50", "0-100:50"),
+            ("acknowledged since", "0-100", "0-100:100", "0-100:100"),
+            ("sent on since", "0-40:10", "0-100:60", "0-100:60"),
+            (
+                "another turn since",
+                "0-40:40",
+                "40-100:100",
+                "0-40:40 40-100:100",
+            ),
+            ("lapped since", "0-40:40 40-100", "", "0-40:40 40-100"),
+            (
+                "lapped in part",
+                "0-40 40-100",
+                "40-100:100",
+                "0-40 40-100:100",
+            ),
+            ("grown after its end", "0-100", "0-130:100", "0-100:100"),
+            (
+                "grown and acknowledged beyond",
+                "0-100:70",
+                "0-130:130",
+                "0-100:70",
+            ),
+            (
+                "somebody else's",
+                "0-100:100",
+                "0-100:100 100-200",
+                "0-100:100",
+            ),
+            ("not adjacent", "0-40", "60-100:100", "0-40"),
+        ] {
+            let mut known = turns(earlier);
+            known.freshen(&turns(later), &(0..100));
+            assert_eq!(known, turns(both), "{why}");
+        }
+    }
+}

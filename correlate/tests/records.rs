@@ -549,11 +549,6 @@ fn a_connection_that_failed_its_handshake() {
         cookie: SocketCookie::new(7),
         identity: Some(socket(7, "198.51.100.1:8080", "192.0.2.7:51234")),
         coverage: Coverage::Ebpf,
-        begin: Counters {
-            received: totals(0),
-            sent: totals(0),
-            ..Counters::default()
-        },
         end: Counters {
             received: totals(517),
             sent: totals(7),
@@ -579,46 +574,46 @@ fn a_connection_that_failed_its_handshake() {
     check(
         &connection_record(failed, CLOCK),
         expect![[r#"
-        attribution: "exact"
-        client.accept_wait_us: 50
-        client.address: "192.0.2.7"
-        client.attribution: "exact"
-        client.coverage: "ebpf"
-        client.handshake_us: 20300
-        client.port: 51234
-        client.socket.cookie: "7"
-        client.syn.df: true
-        client.syn.dscp: 46
-        client.syn.ecn: false
-        client.syn.hops_guess: 11
-        client.syn.mss: 1460
-        client.syn.options: "mss,sok,ts,nop,ws"
-        client.syn.p0f: "4:53+11:0:1460:mss*44,7:mss,sok,ts,nop,ws:df,id+:0"
-        client.syn.ttl: 53
-        client.syn.window: 64240
-        client.syn.wscale: 7
-        client.tcp.close: "fin_local"
-        client.wire.bytes_in: 517
-        client.wire.bytes_out: 7
-        client.wire.ip_bytes_in: 517
-        client.wire.ip_bytes_out: 7
-        client.wire.segments_in: 0
-        client.wire.segments_out: 0
-        connection.stage: "tls"
-        coverage: "ebpf"
-        error.type: "tls_handshake_failed"
-        kind: "connection"
-        log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
-        network.local.address: "198.51.100.1"
-        network.local.port: 8080
-        network.peer.address: "192.0.2.7"
-        network.peer.port: 51234
-        network.transport: "tcp"
-        network.type: "ipv4"
-        schema.version: "1.0"
-        timestamp: "2026-11-22T14:24:43.120350Z"
-        tls.client.server_name: "nobody.example"
-        tls.established: false"#]],
+            attribution: "exact"
+            client.accept_wait_us: 50
+            client.address: "192.0.2.7"
+            client.attribution: "exact"
+            client.coverage: "ebpf"
+            client.handshake_us: 20300
+            client.port: 51234
+            client.socket.cookie: "7"
+            client.syn.df: true
+            client.syn.dscp: 46
+            client.syn.ecn: false
+            client.syn.hops_guess: 11
+            client.syn.mss: 1460
+            client.syn.options: "mss,sok,ts,nop,ws"
+            client.syn.p0f: "4:53+11:0:1460:mss*44,7:mss,sok,ts,nop,ws:df,id+:0"
+            client.syn.ttl: 53
+            client.syn.window: 64240
+            client.syn.wscale: 7
+            client.tcp.close: "fin_local"
+            client.wire.bytes_in: 517
+            client.wire.bytes_out: 7
+            client.wire.ip_bytes_in: 569
+            client.wire.ip_bytes_out: 59
+            client.wire.segments_in: 1
+            client.wire.segments_out: 1
+            connection.stage: "tls"
+            coverage: "ebpf"
+            error.type: "tls_handshake_failed"
+            kind: "connection"
+            log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
+            network.local.address: "198.51.100.1"
+            network.local.port: 8080
+            network.peer.address: "192.0.2.7"
+            network.peer.port: 51234
+            network.transport: "tcp"
+            network.type: "ipv4"
+            schema.version: "1.0"
+            timestamp: "2026-11-22T14:24:43.120350Z"
+            tls.client.server_name: "nobody.example"
+            tls.established: false"#]],
     );
 }
 

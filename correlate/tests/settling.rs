@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use calltap_correlate::exchange::{
-    Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response,
+    Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing,
 };
 use calltap_correlate::join::{Correlator, Counts, Limits, WallClock};
 use calltap_correlate::record::CallRecord;
@@ -103,6 +103,7 @@ fn check(script: &str, answer: Expect) {
                             call.client.end.acked_offset = Some(to.parse().expect("a number"))
                         }
                         "untapped" => call.client.coverage = Coverage::None,
+                        "shared" => call.client.sharing = Sharing::Multiplexed,
                         "tcp_info" => call.client.coverage = Coverage::TcpInfo,
                         "cookieless" => call.client.cookie = None,
                         fact => panic!("what is {fact}?"),
@@ -370,11 +371,14 @@ fn one_too_many_forces_out_the_oldest() {
 #[test]
 fn nothing_is_awaited_that_cannot_be_seen() {
     check(
-        "0ms call #1 0..9 cookieless; 0ms call #2 0..9 untapped; 0ms call #3 9..9",
+        "0ms call #1 0..9 cookieless; 0ms call #2 0..9 untapped; 0ms call #3 9..9;
+         0ms call #4 0..9 tcp_info; 0ms call #5 0..9 shared; 1ms reset #5; 1ms due",
         expect![[r#"
             0ms record #1 settled=unknown
             0ms record #2 settled=unknown
             0ms record #3 settled=unknown
+            0ms record #4 settled=unknown
+            0ms record #5 settled=unknown
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
