@@ -10,7 +10,7 @@ use crate::exchange::{
     Request, Response, Sharing, Stage, Text, TlsFacts, UpstreamLeg,
 };
 use crate::leg::{self, Beginning, Direction, LegEnd, LegReading};
-use crate::record::{Address, AttemptRecord, CallRecord, Kind, Settled, WallClock};
+use crate::record::{Address, AttemptRecord, CallRecord, Kind, Reason, Settled, WallClock};
 use crate::socket::{Counters, SocketCookie};
 use crate::syn::Syn;
 use crate::timeline::{self, Evidence, Marks, Part, Parts, round_us};
@@ -127,7 +127,7 @@ fn read_upstream(upstream: &UpstreamLeg, times: &GatewayTimes) -> LegReading {
     // first response, in the same turn, at a time of their own.
     let has_tickets = !upstream.reused && upstream.tls_version.as_deref() == Some("1.3");
     let received = match times.resp_read_ns {
-        _ if has_tickets => Beginning::Hidden("tls_tickets"),
+        _ if has_tickets => Beginning::Hidden(Reason::TlsTickets),
         Some(read_ns) => Beginning::LastBy(read_ns),
         None => Beginning::Range,
     };

@@ -56,6 +56,8 @@ pub struct Correlator<S> {
     next_ticket: u64,
     /// When to look at whom; entries of evicted calls stay until their time.
     looks: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Bounded by what the caller lets in between two calls of [`Correlator::settled`], and by
+    /// [`Limits::unsettled_max`].
     finished: VecDeque<Finished<S>>,
     evicted_total: u64,
     syns: SynCache,

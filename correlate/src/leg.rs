@@ -24,7 +24,7 @@
 //! Bytes of payload are the range's own length, whatever else is known: the gateway counted them.
 
 use crate::exchange::{Leg, Sharing, Text};
-use crate::record::{AckKind, Attribution, SocketFields, TcpFlags};
+use crate::record::{AckKind, Attribution, Reason, SocketFields, TcpFlags};
 use crate::socket::{Counters, Coverage, SocketIdentity, StreamRange, Turn, Turns};
 
 /// A farewell of TLS (`close_notify` as one record) is at most this long, bytes.
@@ -42,7 +42,7 @@ pub(crate) enum Beginning {
     /// was an interim response.
     LastBy(u64),
     /// Unknowable: other bytes came first in the same turn.
-    Hidden(&'static str),
+    Hidden(Reason),
 }
 
 /// What the turns of one direction say about one range.
@@ -55,7 +55,7 @@ pub(crate) struct Reading {
     /// Absent where the turns do not tile the range.
     pub(crate) sums: Option<Sums>,
     /// Why a mark or the sums are absent.
-    pub(crate) fault: Option<&'static str>,
+    pub(crate) fault: Option<Reason>,
 }
 
 /// The acknowledgement of a range's last byte.
@@ -121,7 +121,7 @@ impl Sums {
 pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginning) -> Reading {
     let mut reading = Reading::default();
     let Some(range) = range else {
-        reading.fault = Some("range_unknown");
+        reading.fault = Some(Reason::RangeUnknown);
         return reading;
     };
     if range.start >= range.end {
@@ -137,20 +137,20 @@ pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginn
 
     let mut sums = Sums::default();
     let mut tiled_to = range.start;
-    let mut fault = turns.lapped.then_some("lapped");
+    let mut fault = turns.lapped.then_some(Reason::Lapped);
     for turn in touching() {
         if turn.first_offset < tiled_to {
-            fault = fault.or(Some("began_before"));
+            fault = fault.or(Some(Reason::BeganBefore));
         } else if turn.first_offset > tiled_to {
-            fault = fault.or(Some("bytes_missing"));
+            fault = fault.or(Some(Reason::BytesMissing));
         }
         tiled_to = turn.end_offset;
         sums.add(turn);
     }
     if tiled_to > range.end {
-        fault = fault.or(Some("ran_on"));
+        fault = fault.or(Some(Reason::RanOn));
     } else if tiled_to < range.end {
-        fault = fault.or(Some("bytes_missing"));
+        fault = fault.or(Some(Reason::BytesMissing));
     }
     reading.sums = fault.is_none().then_some(sums);
 
@@ -169,7 +169,7 @@ pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginn
     if let Beginning::Hidden(why) = beginning {
         fault = fault.or(Some(why));
     } else if first.is_none() {
-        fault = fault.or(Some("other_bytes_first"));
+        fault = fault.or(Some(Reason::InterimFirst));
     }
 
     // Holds the last byte and nothing of the call before.
@@ -257,7 +257,7 @@ pub(crate) fn describe(
     };
     let (attribution, reason) = attribution(leg, reading, end.last);
     fields.attribution = Some(attribution);
-    fields.attribution_reason = reason.map(Text::Borrowed);
+    fields.attribution_reason = reason;
 
     match (leg.coverage, leg.sharing) {
         (Coverage::None, _) => {}
@@ -292,21 +292,17 @@ pub(crate) enum Direction {
     Sent,
 }
 
-fn attribution(
-    leg: &Leg,
-    reading: &LegReading,
-    last: &Counters,
-) -> (Attribution, Option<&'static str>) {
+fn attribution(leg: &Leg, reading: &LegReading, last: &Counters) -> (Attribution, Option<Reason>) {
     let partial = |why| (Attribution::Partial, Some(why));
     match (leg.coverage, leg.sharing) {
-        (Coverage::None, _) => partial("no_coverage"),
-        (_, Sharing::Multiplexed) => (Attribution::Shared, Some("multiplexed")),
-        (Coverage::TcpInfo, _) => partial("tcp_info"),
-        (Coverage::Ebpf, Sharing::Pipelined) => partial("pipelined"),
+        (Coverage::None, _) => partial(Reason::NoCoverage),
+        (_, Sharing::Multiplexed) => (Attribution::Shared, Some(Reason::Multiplexed)),
+        (Coverage::TcpInfo, _) => partial(Reason::TcpInfo),
+        (Coverage::Ebpf, Sharing::Pipelined) => partial(Reason::Pipelined),
         (Coverage::Ebpf, Sharing::Upgraded)
             if leg.begin.received.is_none() || last.received.is_none() =>
         {
-            partial("counters_missing")
+            partial(Reason::CountersMissing)
         }
         (Coverage::Ebpf, Sharing::Upgraded) => (Attribution::Exact, None),
         (Coverage::Ebpf, Sharing::Sole) => match reading.received.fault.or(reading.sent.fault) {

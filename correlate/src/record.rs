@@ -57,6 +57,35 @@ pub enum Attribution {
     Partial,
 }
 
+/// Why the numbers of a socket are not exactly this call's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Nothing is known of the socket.
+    NoCoverage,
+    /// What is known comes from `TCP_INFO`, asked at the call's edges.
+    TcpInfo,
+    /// Several streams share the connection.
+    Multiplexed,
+    /// The request arrived together with its neighbour's bytes.
+    Pipelined,
+    /// The connection was upgraded, and its counters were not read on both sides of the call.
+    CountersMissing,
+    /// The gateway could not tell which bytes of the connection were the call's.
+    RangeUnknown,
+    /// The connection did more than the ledger remembers.
+    Lapped,
+    /// The turn that holds the call's first byte began with bytes of somebody else.
+    BeganBefore,
+    /// The turn that holds the call's last byte went on with bytes of somebody else.
+    RanOn,
+    /// Bytes of the call were never seen on the wire, because they never left for example.
+    BytesMissing,
+    /// An interim response shares its turn with the final one.
+    InterimFirst,
+    /// The upstream's TLS session tickets may come first in the turn of its response.
+    TlsTickets,
+}
+
 /// Why a call's record was written when it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Settled {
@@ -597,7 +626,7 @@ record! {
         "coverage" coverage: Option<Coverage>, "Where the facts of this socket come from.";
         "coverage_reason" coverage_reason: Option<Text>, "Why they do not come from eBPF.";
         "attribution" attribution: Option<Attribution>, "Whether they are this call's alone.";
-        "attribution_reason" attribution_reason: Option<Text>, "Why not.";
+        "attribution_reason" attribution_reason: Option<Reason>, "Why not.";
     }
 }
 

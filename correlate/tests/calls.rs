@@ -244,8 +244,8 @@ fn socket(name: &str, fields: &SocketFields, out: &mut String) {
         return;
     };
     let _ = write!(out, "\n{name} {}", attribution.word());
-    if let Some(reason) = &fields.attribution_reason {
-        let _ = write!(out, " ({reason})");
+    if let Some(reason) = fields.attribution_reason {
+        let _ = write!(out, " ({})", reason.word());
     }
     for (name, value) in [
         ("in", fields.wire_bytes_in),
@@ -464,7 +464,7 @@ fn an_interim_response_lends_its_time_to_nobody() {
          c> 0..345 @120-920 ack 345@950; resp_read 910; written 930",
         expect![[r#"
             duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 delivery=30 unattributed=910
-            client partial (other_bytes_first) in=50 out=345 segments_in=1 segments_out=1"#]],
+            client partial (interim_first) in=50 out=345 segments_in=1 segments_out=1"#]],
     );
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::exchange::{Stage, Text};
 use crate::socket::{Close, Coverage, SocketCookie};
 
-use super::{AckKind, Address, Attribution, Kind, Settled, TcpFlags, Timestamp};
+use super::{AckKind, Address, Attribution, Kind, Reason, Settled, TcpFlags, Timestamp};
 
 /// What a field's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,6 +399,20 @@ words! {
         Deadline = "deadline",
         Evicted = "evicted",
         Shutdown = "shutdown",
+    }
+    Reason {
+        NoCoverage = "no_coverage",
+        TcpInfo = "tcp_info",
+        Multiplexed = "multiplexed",
+        Pipelined = "pipelined",
+        CountersMissing = "counters_missing",
+        RangeUnknown = "range_unknown",
+        Lapped = "lapped",
+        BeganBefore = "began_before",
+        RanOn = "ran_on",
+        BytesMissing = "bytes_missing",
+        InterimFirst = "interim_first",
+        TlsTickets = "tls_tickets",
     }
     AckKind { Pure = "pure", Data = "data" }
     Close {
