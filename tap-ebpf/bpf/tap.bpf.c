@@ -45,6 +45,13 @@ const volatile __u32 receive_window_max = 64U << 20;
 /* Set by the loader: stores may become visible in another order than they were made. */
 const volatile __u8 weak_order = 1;
 
+/* Never read: keeps types that no map mentions in the object, for the test of the mirror. */
+const volatile struct {
+	struct event event;
+	enum count count;
+	enum close close;
+} described = {};
+
 /* What the hooks need to know of one packet. */
 struct packet {
 	__u64 now_ns;
@@ -411,6 +418,12 @@ static __always_inline enum count receive(struct ledger *l, const struct packet 
 			turn = &l->received_turns[(turns - 1) & (TURNS - 1)];
 		}
 		add_packet(turn, p);
+		if (first < (__s64)high) {
+			/* Begins with what came before. How many segments of it, if they were merged? */
+			turn->resent_segments += 1;
+			turn->resent_bytes += high - first;
+			l->received.late_segments += 1;
+		}
 		turn->last_ns = p->now_ns;
 		turn->end_offset = end;
 		l->received.sent_seen = sent;
@@ -725,6 +738,9 @@ static __always_inline bool publish(struct ledger *l, struct socket *s, __u32 sl
 	WRITE(l->cookie, cookie);
 	if (bpf_map_update_elem(&slot_by_cookie, &cookie, &slot, BPF_ANY)) {
 		WRITE(l->cookie, 0);
+		l->syn_ns = 0;
+		l->established_ns = 0;
+		l->syn_length = 0;
 		bpf_map_push_elem(&free_slots, &slot, BPF_ANY);
 		s->place = PLACE_UNTAPPED;
 		count(COUNT_NO_INDEX);
@@ -893,13 +909,16 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct ledger *l, _
 {
 	struct event event = { .cookie = l->cookie, .slot = place - 1 };
 
-	/* Established, no FIN, no RST: either it expired, or an abort whose RST comes next. */
+	/*
+	 * No FIN came first. An abort of ours sends its RST after this, and egress says so then;
+	 * what is left expired, while it repeated itself or probed a closed window.
+	 */
 	if (l->close == CLOSE_UNKNOWN) {
 		struct bpf_tcp_sock *tcp = ctx->sk ? bpf_tcp_sock(ctx->sk) : NULL;
 
 		if (READ(l->received.rst))
 			l->close = CLOSE_RST_IN;
-		else if (l->established_ns || (tcp && tcp->icsk_retransmits))
+		else if (!READ(l->received.window) || (tcp && tcp->icsk_retransmits))
 			l->close = CLOSE_TIMEOUT;
 	}
 	if (l->established_ns)

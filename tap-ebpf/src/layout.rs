@@ -223,3 +223,262 @@ pub(crate) fn close_of(raw: u8) -> Option<calltap_correlate::socket::Close> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Compares the mirror with the types that clang described in the object.
+
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tap.bpf.o"));
+
+    /// A structure or an enumeration: its size, and its members with their offsets or values.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Shape {
+        size: usize,
+        members: Vec<(String, usize)>,
+    }
+
+    fn u16_at(bytes: &[u8], at: usize) -> usize {
+        u16::from_ne_bytes(bytes[at..at + 2].try_into().unwrap()).into()
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> usize {
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> usize {
+        u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+    }
+
+    fn text_at(bytes: &[u8], at: usize) -> String {
+        let text = &bytes[at..];
+        let end = text.iter().position(|byte| *byte == 0).unwrap();
+        String::from_utf8(text[..end].to_vec()).unwrap()
+    }
+
+    /// A section of a 64-bit ELF file.
+    fn section<'a>(elf: &'a [u8], name: &str) -> &'a [u8] {
+        let (headers, size) = (u64_at(elf, 0x28), u16_at(elf, 0x3a));
+        let (count, names) = (u16_at(elf, 0x3c), u16_at(elf, 0x3e));
+        let body = |n: usize| {
+            let header = &elf[headers + n * size..][..size];
+            &elf[u64_at(header, 0x18)..][..u64_at(header, 0x20)]
+        };
+        let found = (0..count).find(|n| {
+            let header = &elf[headers + n * size..][..size];
+            text_at(body(names), u32_at(header, 0)) == name
+        });
+        body(found.expect("the object has this section"))
+    }
+
+    /// Every named structure and enumeration of the object.
+    fn shapes() -> HashMap<String, Shape> {
+        const ARRAY: usize = 3;
+        const STRUCT: usize = 4;
+        const UNION: usize = 5;
+        const ENUM: usize = 6;
+        let btf = section(OBJECT, ".BTF");
+        let header = u32_at(btf, 4);
+        let types = &btf[header + u32_at(btf, 8)..][..u32_at(btf, 12)];
+        let strings = &btf[header + u32_at(btf, 16)..][..u32_at(btf, 20)];
+        let mut found = HashMap::new();
+        let mut at = 0;
+        while at < types.len() {
+            let (name, info, size) = (
+                text_at(strings, u32_at(types, at)),
+                u32_at(types, at + 4),
+                u32_at(types, at + 8),
+            );
+            let (kind, members) = (info >> 24 & 0x1f, info & 0xffff);
+            at += 12;
+            let member_bytes = match kind {
+                STRUCT | UNION | 15 | 19 => 12, // and DATASEC, ENUM64
+                ENUM | 13 => 8,                 // and FUNC_PROTO
+                ARRAY => 12,
+                1 | 14 | 17 => 4, // INT, VAR, DECL_TAG
+                _ => 0,
+            };
+            let count = match kind {
+                ARRAY | 1 | 14 | 17 => 1,
+                _ => members,
+            };
+            let shape = Shape {
+                size,
+                members: (0..members)
+                    .map(|n| at + n * member_bytes)
+                    .map(|member| match kind {
+                        STRUCT => (
+                            text_at(strings, u32_at(types, member)),
+                            u32_at(types, member + 8) / 8,
+                        ),
+                        _ => (
+                            text_at(strings, u32_at(types, member)),
+                            u32_at(types, member + 4),
+                        ),
+                    })
+                    .filter(|_| kind == STRUCT || kind == ENUM)
+                    .collect(),
+            };
+            if kind == STRUCT || kind == ENUM {
+                found.insert(name, shape);
+            }
+            at += count * member_bytes;
+        }
+        found
+    }
+
+    macro_rules! mirror {
+        ($type:ident { $($field:ident),* $(,)? }) => {
+            Shape {
+                size: size_of::<$type>(),
+                members: vec![$((stringify!($field).to_owned(), offset_of!($type, $field))),*],
+            }
+        };
+    }
+
+    #[test]
+    fn every_structure_is_the_kernels() {
+        let shapes = shapes();
+        let mut ledger = mirror!(Identity {
+            cookie,
+            syn_ns,
+            established_ns,
+            closed_ns,
+            local,
+            remote,
+            local_port,
+            remote_port,
+            receive_base,
+            send_base,
+            peer_window_shift,
+            close,
+            syn_length,
+            pad,
+            syn,
+            handshake_rtt_us,
+        });
+        let rest = mirror!(Ledger {
+            sent,
+            received,
+            cut_sent,
+            cut_received,
+            pad_turns,
+            sent_turns,
+            received_turns,
+            acks,
+            arrivals,
+        });
+        ledger.size = rest.size;
+        ledger.members.extend(rest.members);
+        for (name, mirrored) in [
+            (
+                "turn",
+                mirror!(Turn {
+                    first_ns,
+                    last_ns,
+                    first_offset,
+                    end_offset,
+                    resent_end_ns,
+                    ip_bytes,
+                    segments,
+                    resent_segments,
+                    resent_bytes,
+                    ttl_min,
+                    ttl_max,
+                    tos,
+                    tcp_flags,
+                }),
+            ),
+            (
+                "ack",
+                mirror!(Ack {
+                    offset,
+                    ns,
+                    zero_window_ns,
+                    window_min,
+                    serial,
+                    with_data,
+                    pad,
+                }),
+            ),
+            (
+                "arrival",
+                mirror!(Arrival {
+                    first_offset,
+                    end_offset,
+                    ns
+                }),
+            ),
+            (
+                "sent",
+                mirror!(Sent {
+                    version,
+                    turns,
+                    offset,
+                    segments,
+                    ip_bytes,
+                    resent_bytes,
+                    received_seen,
+                    cut_seen,
+                    resent_segments,
+                    timeouts,
+                    srtt_us,
+                    min_rtt_us,
+                    cwnd,
+                    mss,
+                    rate_delivered,
+                    rate_interval_us,
+                    fin,
+                }),
+            ),
+            (
+                "received",
+                mirror!(Received {
+                    version,
+                    turns,
+                    offset,
+                    segments,
+                    ip_bytes,
+                    sent_seen,
+                    acked_offset,
+                    zero_since_ns,
+                    zero_pending_ns,
+                    zero_turn,
+                    cut_seen,
+                    late_segments,
+                    dup_acks,
+                    window,
+                    arrivals,
+                    rst,
+                    pad,
+                }),
+            ),
+            ("socket", mirror!(Socket { lock, place, early })),
+            ("event", mirror!(Event { cookie, slot, pad })),
+            ("ledger", ledger),
+        ] {
+            assert_eq!(shapes[name], mirrored, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_count_and_close_has_its_name() {
+        let shapes = shapes();
+        let names: Vec<_> = shapes["count"]
+            .members
+            .iter()
+            .map(|(name, _)| name.trim_start_matches("COUNT_").to_lowercase())
+            .filter(|name| name != "counts")
+            .collect();
+        assert_eq!(names, COUNTS);
+        for (name, value) in &shapes["close"].members {
+            let ours = close_of(*value as u8);
+            let ours = ours.map_or("unknown".to_owned(), |close| format!("{close:?}"));
+            let theirs = name.trim_start_matches("CLOSE_").replace('_', "");
+            assert_eq!(ours.to_lowercase(), theirs.to_lowercase());
+        }
+    }
+}

@@ -205,26 +205,14 @@ impl Ledger {
     /// no longer among the packets kept.
     pub fn arrival_covering(&self, offset: u64) -> Option<Arrival> {
         let slot = self.slot()?;
-        slot.consistent_received(|| {
-            let newest = slot.received().arrivals;
-            let kept = newest.min(ARRIVALS as u32);
-            let mut carried = false;
-            let mut completed: Option<Arrival> = None;
-            for serial in newest - kept + 1..=newest {
-                let arrival = slot.arrival(serial);
-                if arrival.first_offset > offset {
-                    continue;
-                }
-                carried |= arrival.end_offset > offset;
-                completed = Some(Arrival {
-                    first_offset: arrival.first_offset,
-                    end_offset: arrival.end_offset,
-                    ns: arrival.ns,
-                });
-            }
-            completed.filter(|_| carried)
-        })
-        .flatten()
+        let arrivals = slot.consistent_received(|| {
+            let newest = slot.arrivals();
+            let oldest = newest.saturating_sub(ARRIVALS as u32);
+            (oldest..newest)
+                .map(|n| slot.arrival(n + 1))
+                .collect::<SmallVec<[_; ARRIVALS]>>()
+        })?;
+        completing(&arrivals, offset)
     }
 
     /// The next payload packet sent begins a new turn.
@@ -283,6 +271,32 @@ fn touching(
     (found, last)
 }
 
+/// Of packets in order of arrival, the first with which everything up to `offset` was there.
+fn completing(arrivals: &[layout::Arrival], offset: u64) -> Option<Arrival> {
+    // What lies before the packets kept has arrived: nobody asks before the byte was read.
+    let mut end = arrivals.iter().map(|arrival| arrival.first_offset).min()?;
+    if offset < end {
+        return None;
+    }
+    for (n, newest) in arrivals.iter().enumerate() {
+        let here = &arrivals[..=n];
+        while let Some(next) = here
+            .iter()
+            .find(|arrival| arrival.first_offset <= end && end < arrival.end_offset)
+        {
+            end = next.end_offset;
+        }
+        if offset < end {
+            return Some(Arrival {
+                first_offset: newest.first_offset,
+                end_offset: newest.end_offset,
+                ns: newest.ns,
+            });
+        }
+    }
+    None
+}
+
 fn public(turn: &layout::Turn) -> Turn {
     Turn {
         first_ns: turn.first_ns,
@@ -331,4 +345,45 @@ fn delivery_rate(sent: &layout::Sent) -> Option<u64> {
     (bytes * 1_000_000)
         .checked_div(u64::from(sent.rate_interval_us))
         .filter(|rate| *rate > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(arrivals: &[(u64, u64)], offset: u64, expected: Option<usize>) {
+        let arrivals: Vec<_> = (0..)
+            .zip(arrivals)
+            .map(|(ns, (first_offset, end_offset))| layout::Arrival {
+                first_offset: *first_offset,
+                end_offset: *end_offset,
+                ns,
+            })
+            .collect();
+        let found = completing(&arrivals, offset);
+        assert_eq!(found.map(|arrival| arrival.ns as usize), expected);
+    }
+
+    #[test]
+    fn a_byte_is_there_when_everything_before_it_is() {
+        let in_order = [(0, 100), (100, 200), (200, 300)];
+        check(&in_order, 0, Some(0));
+        check(&in_order, 99, Some(0));
+        check(&in_order, 100, Some(1));
+        check(&in_order, 299, Some(2));
+        check(&in_order, 300, None);
+        // The second packet came last.
+        let late = [(0, 100), (200, 300), (100, 200)];
+        check(&late, 50, Some(0));
+        check(&late, 150, Some(2));
+        check(&late, 250, Some(2));
+        // Sent again together with what follows it.
+        let again = [(0, 100), (50, 200)];
+        check(&again, 60, Some(0));
+        check(&again, 150, Some(1));
+        // No longer kept, or nothing at all.
+        check(&[(500, 600)], 499, None);
+        check(&[], 0, None);
+    }
 }

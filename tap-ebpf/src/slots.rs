@@ -212,6 +212,11 @@ impl Slot<'_> {
             .load(Ordering::Relaxed)
     }
 
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.half(offset_of!(Ledger, received.arrivals))
+            .load(Ordering::Relaxed)
+    }
+
     /// Turn number `serial`, counted from 1; call under the version of its half.
     pub(crate) fn sent_turn(&self, serial: u32) -> Turn {
         self.copy(offset_of!(Ledger, sent_turns) + place(serial, TURNS) * size_of::<Turn>())

@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,12 +56,7 @@ impl Tapped {
 
     /// A connection of ours to `to`, its ledger with it.
     pub(crate) fn connect(&self, to: SocketAddr) -> (TcpStream, Ledger) {
-        let family = if to.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
-        let socket = rustix::net::socket(family, SocketType::STREAM, None).expect("a socket");
+        let socket = unconnected(to);
         let cookie = tcp_info::cookie_of(&socket).expect("a cookie");
         self.tap.own_upstream(cookie).expect("it can be announced");
         rustix::net::connect(&socket, &to).expect("somebody listens");
@@ -74,8 +70,20 @@ impl Tapped {
 
     /// A client, and our accepted end of it.
     pub(crate) fn pair(&self, listener: &TcpListener) -> (TcpStream, TcpStream, Ledger) {
+        self.pair_with(listener, |_| ())
+    }
+
+    /// As [`Self::pair`], with options set on the client's socket before it connects.
+    pub(crate) fn pair_with(
+        &self,
+        listener: &TcpListener,
+        prepare: impl FnOnce(&OwnedFd),
+    ) -> (TcpStream, TcpStream, Ledger) {
         let to = listener.local_addr().expect("it is bound");
-        let client = TcpStream::connect(to).expect("we listen");
+        let client = unconnected(to);
+        prepare(&client);
+        rustix::net::connect(&client, &to).expect("we listen");
+        let client = TcpStream::from(client);
         let (ours, _) = listener.accept().expect("it connected");
         let ledger = self.ledger(cookie_of(&ours));
         (client, ours, ledger)
@@ -101,6 +109,88 @@ pub(crate) fn transfer(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
         from.write_all(&vec![b'x'; bytes])
             .expect("the other side reads");
     });
+}
+
+/// Runs `test` in a network of its own: nobody else's packets, rules or ports. It is gone with the
+/// thread, whatever happens.
+pub(crate) fn in_own_network(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: takes no pointers, and moves this thread only.
+            let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(moved, 0, "{}", std::io::Error::last_os_error());
+            run("ip", &["link", "set", "lo", "up"]);
+            test();
+        });
+        if let Err(panic) = inside.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Adds rules to the network this thread is in. Each packet that comes in passes them.
+pub(crate) fn filter(rule: &str) {
+    run("nft", &["add table inet calltap_test"]);
+    let hook = "{ type filter hook input priority 0; }";
+    run("nft", &[&format!("add chain inet calltap_test in {hook}")]);
+    run("nft", &[&format!("add rule inet calltap_test in {rule}")]);
+}
+
+/// Packets that a rule with a counter met.
+pub(crate) fn filtered() -> u64 {
+    let rules = run("nft", &["list", "table", "inet", "calltap_test"]);
+    let (_, after) = rules.split_once("counter packets ").expect("a counter");
+    let number = after.split(' ').next().expect("its number");
+    number.parse().expect("a number")
+}
+
+/// Takes the rules away again.
+pub(crate) fn filter_nothing() {
+    run("nft", &["delete table inet calltap_test"]);
+}
+
+/// Runs a program that must succeed, and returns what it said.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Sets an integer option of a socket.
+pub(crate) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: i32) {
+    set_option_bytes(socket, level, name, &value.to_ne_bytes());
+}
+
+/// Sets an option of a socket.
+pub(crate) fn set_option_bytes(socket: &impl AsFd, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: the kernel reads `value`, of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Makes the close of a socket a reset.
+pub(crate) fn reset_on_close(socket: &impl AsFd) {
+    let linger = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
+    set_option_bytes(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+}
+
+/// A socket that can be given options before it connects.
+pub(crate) fn unconnected(to: SocketAddr) -> OwnedFd {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    rustix::net::socket(family, SocketType::STREAM, None).expect("a socket")
 }
 
 pub(crate) fn read_exactly(mut from: TcpStream, bytes: usize) {
