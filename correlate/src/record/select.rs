@@ -13,6 +13,8 @@ pub struct Selection {
     fields: [u64; WORDS],
     /// Single keys of a free-key field: its index and the key.
     keys: Vec<(usize, String)>,
+    /// Single keys of a free-key field that are left out.
+    hidden_keys: Vec<(usize, String)>,
 }
 
 const WORDS: usize = FIELDS.len().div_ceil(u64::BITS as usize);
@@ -23,6 +25,14 @@ impl Selection {
         Self {
             fields: [u64::MAX; WORDS],
             keys: Vec::new(),
+            hidden_keys: Vec::new(),
+        }
+    }
+
+    fn none() -> Self {
+        Self {
+            fields: [0; WORDS],
+            ..Self::all()
         }
     }
 
@@ -32,10 +42,7 @@ impl Selection {
     /// A name is a field (`url.path`), a family (`client.*`), or one key of a field with free keys
     /// (`http.request.header.x-tenant`; the field's own name stands for all of them). Every unknown name is reported, with the nearest known.
     pub fn of<S: AsRef<str>>(names: &[S]) -> Result<Self, Vec<UnknownField>> {
-        let mut selection = Self {
-            fields: [0; WORDS],
-            keys: Vec::new(),
-        };
+        let mut selection = Self::none();
         let mut unknown = Vec::new();
         for name in ALWAYS.into_iter().chain(names.iter().map(AsRef::as_ref)) {
             if !selection.add(name) {
@@ -85,6 +92,24 @@ impl Selection {
         known
     }
 
+    /// The same without these fields, families and single keys. Names of no field are passed over,
+    /// and what every record has stays.
+    #[must_use]
+    pub fn without<S: AsRef<str>>(mut self, names: &[S]) -> Self {
+        let mut hidden = Self::none();
+        for name in names {
+            hidden.add(name.as_ref());
+        }
+        for (index, field) in FIELDS.iter().enumerate() {
+            if hidden.has(index) && !ALWAYS.contains(&field.name) {
+                self.fields[index / 64] &= !(1 << (index % 64));
+                self.keys.retain(|(chosen, _)| *chosen != index);
+            }
+        }
+        self.hidden_keys.extend(hidden.keys);
+        self
+    }
+
     /// Whether the field of this index into [`FIELDS`] is written.
     #[inline]
     pub(crate) fn has(&self, index: usize) -> bool {
@@ -93,11 +118,11 @@ impl Selection {
 
     /// Whether this key of a free-key field is written.
     pub(crate) fn has_key(&self, index: usize, key: &str) -> bool {
-        self.has(index)
-            || self
-                .keys
-                .iter()
+        let among = |keys: &[(usize, String)]| {
+            keys.iter()
                 .any(|(field, wanted)| *field == index && wanted == key)
+        };
+        (self.has(index) || among(&self.keys)) && !among(&self.hidden_keys)
     }
 }
 
@@ -189,6 +214,32 @@ mod tests {
         assert!(!selection.has(details));
         assert!(selection.has_key(details, "src_ip"));
         assert!(!selection.has_key(details, "dst_ip"));
+    }
+
+    #[test]
+    fn what_is_hidden_is_left_out_of_any_selection() {
+        let names = [
+            "url.query",
+            "tls.client.*",
+            "details.Pass.Word",
+            "kind",
+            "x-api-key",
+        ];
+        let index = |name: &str| {
+            let field = FIELDS.iter().position(|field| field.name == name);
+            field.unwrap_or_else(|| panic!("{name}"))
+        };
+        let all = Selection::all().without(&names);
+        assert!(!all.has(index("url.query")) && !all.has(index("tls.client.subject")));
+        assert!(all.has(index("url.path")) && all.has(index("kind")));
+        assert!(!all.has_key(index("details"), "pass_word"));
+        assert!(all.has_key(index("details"), "user"));
+
+        let some = Selection::of(&["url.*", "details.pass_word", "details.user"]);
+        let some = some.expect("known names").without(&names);
+        assert!(some.has(index("url.path")) && !some.has(index("url.query")));
+        assert!(!some.has_key(index("details"), "pass_word"));
+        assert!(some.has_key(index("details"), "user"));
     }
 
     #[test]
