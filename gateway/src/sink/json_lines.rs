@@ -310,23 +310,13 @@ impl Producer {
     /// Takes a record, or drops it and counts why. Never waits, never wakes anybody unless a whole
     /// batch is full.
     pub(crate) fn offer(&mut self, record: &CallRecord) {
-        let fields = Arc::clone(&self.fields);
-        self.offer_text(record.kind, |out| record.write_json(out, &fields));
-    }
-
-    fn offer_text(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
-        if let Err(reason) = self.shared.admit() {
-            return self.shared.account.dropped(kind, reason, 1);
-        }
-        let Batch { text, lines, .. } = &mut self.batch;
-        let begin = text.len();
-        write(text);
-        text.push(b'\n');
-        let end = text.len();
-        lines.push_back(Line { end, kind });
-        let waiting = &self.shared.waiting_bytes;
-        waiting.fetch_add(end - begin, Ordering::Relaxed);
-        if end >= BATCH_BYTES {
+        let Self {
+            shared,
+            fields,
+            batch,
+        } = self;
+        shared.take(batch, record.kind, |out| record.write_json(out, fields));
+        if batch.text.len() >= BATCH_BYTES {
             self.flush();
         }
     }
@@ -409,6 +399,20 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // Nothing that holds it can panic half-way through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a line to a batch, or drops it and counts why.
+    fn take(&self, batch: &mut Batch, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Err(reason) = self.admit() {
+            return self.account.dropped(kind, reason, 1);
+        }
+        let Batch { text, lines, .. } = batch;
+        let begin = text.len();
+        write(text);
+        text.push(b'\n');
+        let end = text.len();
+        lines.push_back(Line { end, kind });
+        self.waiting_bytes.fetch_add(end - begin, Ordering::Relaxed);
     }
 
     /// Makes room for one record, or says why there is none.
@@ -927,7 +931,8 @@ mod tests {
                 self.account.complete(Kind::Call);
                 self.account.settled(Kind::Call, 1);
                 let text = line.as_ref().as_bytes();
-                producer.offer_text(Kind::Call, |out| out.extend_from_slice(text));
+                let Producer { shared, batch, .. } = &mut producer;
+                shared.take(batch, Kind::Call, |out| out.extend_from_slice(text));
             }
         }
 
