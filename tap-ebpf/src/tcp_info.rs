@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use calltap_correlate::socket::{Counters, DirectionTotals, SocketCookie, SocketIdentity};
 use rustix::net::SocketAddrAny;
@@ -98,6 +98,24 @@ pub fn cookie_of(socket: impl AsFd) -> io::Result<SocketCookie> {
 pub fn counters(socket: impl AsFd, now_ns: u64) -> io::Result<Counters> {
     let (info, length) = read(socket)?;
     Ok(counters_of(&info, length, now_ns))
+}
+
+/// Like [`counters`], for a descriptor that somebody else owns: read only if it is still the socket
+/// with this cookie.
+///
+/// # Errors
+/// When the descriptor is another socket by now, or none.
+pub fn counters_if(fd: RawFd, cookie: SocketCookie, now_ns: u64) -> io::Result<Counters> {
+    // SAFETY: a descriptor that was closed or taken over in the meantime gives an error or another
+    // cookie; it is neither kept nor closed here. -1 is the only value that must not be borrowed.
+    let socket = match fd {
+        0.. => unsafe { BorrowedFd::borrow_raw(fd) },
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    if cookie_of(socket)? != cookie {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    counters(socket, now_ns)
 }
 
 /// Both addresses and the cookie. Nothing about the handshake: that is over.

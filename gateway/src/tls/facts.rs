@@ -24,7 +24,7 @@ pub(crate) fn of_connection(
         cipher: connection
             .negotiated_cipher_suite()
             .and_then(|suite| suite.suite().as_str())
-            .map(cipher_text),
+            .map(cipher_from_name),
         next_protocol: connection.alpn_protocol().and_then(protocol_text),
         resumed: connection
             .handshake_kind()
@@ -59,10 +59,10 @@ pub(crate) fn version_from_name(name: &str) -> Option<Text> {
 }
 
 /// The cipher suite's IANA name, from rustls' (`TLS13_AES_128_GCM_SHA256`).
-pub(crate) fn cipher_text(rustls_name: &'static str) -> Text {
+pub(crate) fn cipher_from_name(rustls_name: &str) -> Text {
     match rustls_name.strip_prefix("TLS13_") {
         Some(suite) => Cow::Owned(format!("TLS_{suite}")),
-        None => Cow::Borrowed(rustls_name),
+        None => Cow::Owned(rustls_name.to_owned()),
     }
 }
 
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn cipher_suites_have_their_iana_names() {
         assert_eq!(
-            cipher_text("TLS13_AES_256_GCM_SHA384"),
+            cipher_from_name("TLS13_AES_256_GCM_SHA384"),
             "TLS_AES_256_GCM_SHA384"
         );
         assert_eq!(
-            cipher_text("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+            cipher_from_name("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
             "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
         );
     }

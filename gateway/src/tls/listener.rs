@@ -58,6 +58,9 @@ pub(crate) struct ListenerTls {
     current: ArcSwap<Loaded>,
 }
 
+/// What a listener will use next: read and found good.
+pub(crate) struct NextTls(Loaded);
+
 struct Loaded {
     config: Arc<ServerConfig>,
     chain: Vec<CertificateDer<'static>>,
@@ -82,17 +85,21 @@ impl ListenerTls {
         })
     }
 
-    /// Reads the files again; connections accepted from now on use them. Says whether anything
-    /// changed in the certificates.
+    /// Reads the files again, for [`exchange`](Self::exchange).
     ///
     /// # Errors
     /// A file does not do; what was there stays.
-    pub(crate) fn reload(&self, files: &Files) -> Result<bool, ListenerTlsError> {
+    pub(crate) fn read(&self, files: &Files) -> Result<NextTls, ListenerTlsError> {
+        Ok(NextTls(Loaded::read(files, Some(&self.current.load()))?))
+    }
+
+    /// Connections accepted from now on use what was read. Says whether anything changed in the
+    /// certificates.
+    pub(crate) fn exchange(&self, NextTls(next): NextTls) -> bool {
         let current = self.current.load();
-        let next = Loaded::read(files, Some(&current))?;
         let changed = next.chain != current.chain || next.clients != current.clients;
         self.current.store(Arc::new(next));
-        Ok(changed)
+        changed
     }
 
     /// What the next connection is accepted with.

@@ -5,6 +5,7 @@
 //! what the old one knew of endpoints that stay.
 
 mod connect;
+mod connection;
 mod endpoint;
 mod group;
 mod health;
@@ -25,6 +26,7 @@ use crate::config::{Limits, UpstreamConfig};
 use crate::tls::pem::PemError;
 
 pub(crate) use connect::{Attempts, ConnectHooks};
+pub(crate) use connection::UpstreamConnection;
 pub(crate) use endpoint::{Endpoint, EndpointId, EndpointState};
 pub(crate) use group::{Group, GroupState, Lease};
 

@@ -1,0 +1,295 @@
+//! From finished exchanges to records: the one loop that joins, reviews and hands out.
+//!
+//! Runs on a thread of its own. The request path only puts its half into a bounded queue; a full
+//! queue costs the record, never the call. While calls settle the loop looks every few
+//! milliseconds; an idle calltap sleeps.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use calltap_correlate::exchange::{Exchange, ExternalEntry, FailedConnection};
+use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
+use calltap_correlate::record::CallRecord;
+use calltap_correlate::socket::{SocketSnapshot, StreamRange};
+use calltap_policies::{review, watch};
+use crossbeam_queue::ArrayQueue;
+
+use crate::account::{Account, DropReason, Kind, Open};
+use crate::clock::{now_ns, wall_clock};
+use crate::config::Connections;
+use crate::server::{ClientConnection, Late, Shared};
+use crate::socket::TapSource;
+
+/// How long records may gather before they are joined and written, while calls come in.
+const BATCH: Duration = Duration::from_millis(5);
+/// How often live sockets are swept and the tap's slots returned.
+const SWEEP_NS: u64 = 1_000_000_000;
+
+/// A call whose response was written.
+pub(crate) struct Finished {
+    pub(crate) exchange: Box<Exchange>,
+    pub(crate) client: Arc<ClientConnection>,
+    /// Filled by the next call on the connection; absent where nothing is left to learn.
+    pub(crate) late: Option<Arc<Late>>,
+}
+
+enum Entry {
+    Call(Finished),
+    Connection(Box<FailedConnection>),
+    External(Box<ExternalEntry>),
+}
+
+/// Where the request path leaves what it saw.
+pub(crate) struct Entrance {
+    queue: ArrayQueue<Entry>,
+    account: Arc<Account>,
+    asleep: AtomicBool,
+    stopping: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Entrance {
+    /// Room for `queue_max` entries that wait to be joined.
+    pub(crate) fn new(queue_max: usize, account: Arc<Account>) -> Self {
+        Self {
+            queue: ArrayQueue::new(queue_max),
+            account,
+            asleep: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        }
+    }
+
+    /// Who counts the records.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// A call ended.
+    pub(crate) fn call_finished(&self, open: Open, finished: Finished) {
+        open.finish();
+        if self.push(Entry::Call(finished)).is_err() {
+            self.account.dropped(Kind::Call, DropReason::QueueFull, 1);
+        }
+    }
+
+    /// A connection ended that never became a call.
+    pub(crate) fn connection_failed(&self, failed: FailedConnection) {
+        self.account.complete(Kind::Connection);
+        if self.push(Entry::Connection(Box::new(failed))).is_err() {
+            self.account
+                .dropped(Kind::Connection, DropReason::QueueFull, 1);
+        }
+    }
+
+    /// Somebody posted an entry. `false`: the queue is full, and it was not taken.
+    pub(crate) fn external(&self, entry: ExternalEntry) -> bool {
+        self.account.complete(Kind::External);
+        let taken = self.push(Entry::External(Box::new(entry))).is_ok();
+        if !taken {
+            self.account
+                .dropped(Kind::External, DropReason::QueueFull, 1);
+        }
+        taken
+    }
+
+    fn push(&self, entry: Entry) -> Result<(), Entry> {
+        self.queue.push(entry)?;
+        // The loop says that it sleeps before it looks at the queue a last time: one of the two
+        // sees the other.
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Settles and hands out what there is, then ends the loop.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+}
+
+/// What the loop is made of.
+pub(crate) struct Pipeline {
+    pub(crate) entrance: Arc<Entrance>,
+    pub(crate) limits: Limits,
+    pub(crate) connections: Connections,
+    /// Connections without a call that are recorded each second at most; a scan must not fill the
+    /// disk.
+    pub(crate) connections_per_s_max: u32,
+    /// `service.instance.id` of all records.
+    pub(crate) instance: Arc<str>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) outlet: Box<dyn Outlet>,
+}
+
+/// Takes finished records: sinks and the admin API's recent calls.
+pub(crate) trait Outlet: Send {
+    /// One record. Never blocks.
+    fn take(&mut self, record: CallRecord);
+    /// The batch is over.
+    fn flush(&mut self);
+}
+
+struct Settling {
+    client: Arc<ClientConnection>,
+    late: Option<Arc<Late>>,
+}
+
+impl Settling {
+    fn look(&self, range: &StreamRange) -> Option<SocketSnapshot> {
+        match self.late.as_ref().and_then(|late| late.seen.get()) {
+            Some(seen) => Some(seen.clone()),
+            None => self.client.look(range),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Starts the loop on its thread.
+    pub(crate) fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        thread::Builder::new()
+            .name("calltap-join".into())
+            .spawn(move || self.run())
+    }
+
+    fn run(mut self) {
+        let entrance = self.entrance.clone();
+        let _ = entrance.thread.set(thread::current());
+        let mut join = Correlator::new(self.limits);
+        let mut bound = RateBound::default();
+        let mut swept_ns = now_ns();
+        let mut clock = wall_clock();
+        loop {
+            let stopping = entrance.stopping.load(Ordering::SeqCst);
+            let now = now_ns();
+            // At most one queue's worth, so that a flood cannot keep settled calls waiting.
+            for _ in 0..entrance.queue.capacity() {
+                let Some(entry) = entrance.queue.pop() else {
+                    break;
+                };
+                self.enter(entry, &mut join, &mut bound, clock, now);
+            }
+            join.due(now, Settling::look);
+            if stopping && entrance.queue.is_empty() {
+                join.shutdown();
+            }
+            self.hand_out(&mut join, clock, now);
+            if stopping && entrance.queue.is_empty() {
+                return;
+            }
+            if now.saturating_sub(swept_ns) >= SWEEP_NS {
+                swept_ns = now;
+                clock = wall_clock();
+                self.sweep(now);
+            }
+            self.wait(&join, now);
+        }
+    }
+
+    fn enter(
+        &mut self,
+        entry: Entry,
+        join: &mut Correlator<Settling>,
+        bound: &mut RateBound,
+        clock: WallClock,
+        now: u64,
+    ) {
+        match entry {
+            Entry::Call(Finished {
+                exchange,
+                client,
+                late,
+            }) => {
+                join.take(exchange, Settling { client, late }, now);
+            }
+            Entry::Connection(failed) => {
+                let reason = match self.connections {
+                    Connections::None => Some(DropReason::Disabled),
+                    _ if !bound.allows(self.connections_per_s_max, now) => {
+                        Some(DropReason::RateBounded)
+                    }
+                    _ => None,
+                };
+                match reason {
+                    Some(reason) => self.entrance.account.dropped(Kind::Connection, reason, 1),
+                    None => self.review(connection_record(*failed, clock), now),
+                }
+            }
+            Entry::External(entry) => self.review(external_record(*entry, clock), now),
+        }
+    }
+
+    fn hand_out(&mut self, join: &mut Correlator<Settling>, clock: WallClock, now: u64) {
+        join.settled(clock, |record, _| self.review(record, now));
+        self.outlet.flush();
+    }
+
+    fn review(&mut self, mut record: CallRecord, now: u64) {
+        let kind = record.kind;
+        record.service_instance_id = Some(Arc::clone(&self.instance));
+        match review(record, now) {
+            Some(record) => {
+                self.entrance.account.settled(kind, 1);
+                self.outlet.take(record);
+            }
+            None => self.entrance.account.dropped(kind, DropReason::Filtered, 1),
+        }
+    }
+
+    fn sweep(&self, now: u64) {
+        if let TapSource::Ebpf(tap) = &self.shared.tap {
+            tap.sweep();
+        }
+        for connection in self.shared.registry.iter() {
+            watch(*connection.key(), &connection.counters(now), now);
+        }
+    }
+
+    fn wait(&self, join: &Correlator<Settling>, now: u64) {
+        let entrance = &self.entrance;
+        if !entrance.queue.is_empty() {
+            return;
+        }
+        let until_due = match join.next_due_ns() {
+            Some(due) => Duration::from_nanos(due.saturating_sub(now)).max(BATCH),
+            None => Duration::from_nanos(SWEEP_NS),
+        };
+        entrance.asleep.store(true, Ordering::SeqCst);
+        if entrance.queue.is_empty() && !entrance.stopping.load(Ordering::SeqCst) {
+            thread::park_timeout(until_due);
+        }
+        // Woken by a call: others will follow within the batch, and need not wake us again.
+        if !entrance.asleep.swap(false, Ordering::SeqCst) {
+            thread::sleep(BATCH);
+        }
+    }
+}
+
+/// So many in each second of the clock.
+#[derive(Default)]
+struct RateBound {
+    second: u64,
+    passed: u32,
+}
+
+impl RateBound {
+    fn allows(&mut self, most: u32, now_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, passed: 0 };
+        }
+        self.passed += 1;
+        self.passed <= most
+    }
+}

@@ -1,0 +1,554 @@
+//! One call on its way through the phases, and what is noted of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calltap_correlate::exchange::{
+    ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing,
+};
+use calltap_correlate::socket::{Coverage, StreamRange};
+use calltap_policies::{Verdict, admit};
+use http::{HeaderMap, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
+use uuid::Uuid;
+
+use super::failure::{
+    BAD_PATH, BODY_TOO_LARGE, DENIED, Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE,
+    TIMEOUT, URI_TOO_LONG, WRONG_METHOD, outcome,
+};
+use super::upstream_leg::UpstreamUse;
+use super::{Setup, describe};
+use crate::account::Open;
+use crate::clock::now_ns;
+use crate::config::Protocol;
+use crate::identity::{self, Identity, Sender};
+use crate::pipeline::Finished;
+use crate::route::{Found, HostHeader, Route, normalise};
+use crate::server::{ClientConnection, Ended, Late};
+use crate::upstream::{Attempts, ConnectHooks, EndpointId, Group, Lease};
+
+/// One call, from its head to its record.
+pub(crate) struct Call {
+    exchange: Exchange,
+    connection: Arc<ClientConnection>,
+    setup: Arc<Setup>,
+    open: Open,
+    /// Tells the streams of an HTTP/2 connection apart.
+    stream: u64,
+    /// When it must be over; `u64::MAX` where it may take for ever.
+    deadline_ns: u64,
+    head_bytes: u64,
+    content_length: Option<u64>,
+    wants_upgrade: bool,
+    /// Where the request begins in what the client sent.
+    received_start: u64,
+    /// Where the response begins in what the client is sent.
+    sent_start: Option<u64>,
+    blocked_before_ns: u64,
+    identity: Option<Identity>,
+    route: Option<Arc<Route>>,
+    allow: Option<String>,
+    upstream_path: Option<String>,
+    group: Option<Arc<Group>>,
+    attempts: Attempts,
+    lease: Option<Lease>,
+    tried: Vec<EndpointId>,
+    upstream: Option<UpstreamUse>,
+    failure: Option<Failure>,
+    request_body_bytes: u64,
+}
+
+impl Call {
+    /// Begins with the head: the first moment Pingora tells us of a call.
+    pub(super) fn begin(
+        session: &Session,
+        connection: Arc<ClientConnection>,
+        setup: Arc<Setup>,
+        hooks: Arc<ConnectHooks>,
+        open: Open,
+        stream: u64,
+        head_read_ns: u64,
+    ) -> Self {
+        let head = session.req_header();
+        let received_start = connection.received_floor();
+        let head_bytes = session
+            .as_http1()
+            .map_or(0, |http1| http1.get_headers_raw_bytes().len() as u64);
+        let content_length = content_length(&head.headers);
+        let wants_upgrade = session.is_upgrade_req();
+        let mut client = connection.socket.leg();
+        if connection.is_multiplexed() {
+            client.sharing = Sharing::Multiplexed;
+            client.begin = connection.counters(head_read_ns);
+            connection.streams.open(stream);
+        } else {
+            connection.settle_previous();
+            let fresh = connection.plain_read() - connection.plain_read_at_call_end();
+            let has_body = content_length.is_some_and(|length| length > 0)
+                || head.headers.contains_key(header::TRANSFER_ENCODING)
+                || wants_upgrade;
+            if fresh < head_bytes || (!has_body && fresh > head_bytes) {
+                client.sharing = Sharing::Pipelined;
+            } else {
+                client.head_arrived_ns = connection.head_arrived(received_start, head_bytes, fresh);
+            }
+            if wants_upgrade || client.coverage == Coverage::TcpInfo {
+                client.begin = connection.counters(head_read_ns);
+            }
+        }
+        let deadline_ns = until(head_read_ns, setup.config.limits.total);
+        client.request_seq = connection.begin_call(deadline_ns);
+        let exchange = Exchange {
+            uid: Uuid::now_v7(),
+            request: Request::default(),
+            response: Response::default(),
+            api: no_api(),
+            consumer: Consumer::default(),
+            tls: connection.tls().cloned(),
+            times: GatewayTimes {
+                accepted_ns: Some(connection.accepted_ns),
+                head_read_ns,
+                ..GatewayTimes::default()
+            },
+            client,
+            client_address: Some(connection.peer),
+            attempts: Vec::new(),
+            upstream: None,
+            policy: Policy::default(),
+            flags: Vec::new(),
+            error_type: None,
+        };
+        Self {
+            exchange,
+            connection,
+            setup,
+            open,
+            stream,
+            deadline_ns,
+            head_bytes,
+            content_length,
+            wants_upgrade,
+            received_start,
+            sent_start: None,
+            blocked_before_ns: 0,
+            identity: None,
+            route: None,
+            allow: None,
+            upstream_path: None,
+            group: None,
+            attempts: Attempts::new(hooks),
+            lease: None,
+            tried: Vec::new(),
+            upstream: None,
+            failure: None,
+            request_body_bytes: 0,
+        }
+    }
+
+    /// Finds out what is asked, by whom, and whether and where it may pass.
+    pub(super) fn resolve(&mut self, head: &RequestHeader) -> Result<(), Failure> {
+        let setup = Arc::clone(&self.setup);
+        let config = &setup.config;
+        self.identify(head);
+        if head.raw_path().len() > config.limits.uri_max_bytes {
+            return Err(URI_TOO_LONG);
+        }
+        if self.head_bytes > config.limits.header_max_bytes as u64 {
+            return Err(HEAD_TOO_LARGE);
+        }
+        let path = normalise(head.uri.path()).map_err(|_| BAD_PATH)?;
+        let route = match config
+            .routes
+            .find(identity::authority(head), &path, head.method.as_str())
+        {
+            Found::Route(route, _) => Arc::clone(route),
+            Found::MethodNotAllowed(allowed) => {
+                self.allow = Some(allowed.join(", "));
+                return Err(WRONG_METHOD);
+            }
+            Found::NotFound => return Err(NO_ROUTE),
+        };
+        self.exchange.api = Arc::clone(&route.api);
+        self.deadline_ns = until(self.exchange.times.head_read_ns, route.timeout);
+        self.connection.limit_call(self.deadline_ns);
+        let forwarded = route.forward_path(&path);
+        self.upstream_path = (forwarded != head.uri.path()).then(|| forwarded.into_owned());
+        self.group = setup.upstreams.group(&route.upstream).cloned();
+        self.route = Some(route);
+        if self
+            .content_length
+            .is_some_and(|length| length > self.body_max())
+        {
+            return Err(BODY_TOO_LARGE);
+        }
+        let mut policy = std::mem::take(&mut self.exchange.policy);
+        let verdict = admit(
+            &self.exchange,
+            &self.exchange.client.begin,
+            &mut policy,
+            now_ns(),
+        );
+        self.exchange.policy = policy;
+        match verdict {
+            Verdict::Allow => Ok(()),
+            Verdict::Refuse { status: 429 } => Err(LIMITED),
+            Verdict::Refuse { status } => Err(Failure { status, ..DENIED }),
+        }
+    }
+
+    fn identify(&mut self, head: &RequestHeader) {
+        let config = &self.setup.config;
+        let secured = self.connection.secured;
+        let sender = Sender {
+            peer: Some(self.connection.peer),
+            scheme: describe::scheme(secured),
+            is_trusted: &|address| config.proxy.trusts(address),
+        };
+        let identity = Identity::of(head, &sender, identity::random);
+        let exchange = &mut self.exchange;
+        exchange.client_address = identity.client_address;
+        exchange.consumer = identity::consumer::of(
+            &config.consumer,
+            head,
+            head.uri.query(),
+            exchange.tls.as_deref(),
+        );
+        let allowed = &config.records.request_headers;
+        exchange.request =
+            describe::request(head, secured, &identity, &self.setup.secrets, allowed);
+        self.identity = Some(identity);
+    }
+
+    fn body_max(&self) -> u64 {
+        self.setup.config.limits.body_max_bytes.unwrap_or(u64::MAX)
+    }
+
+    /// Part of the request's body passes: an error when there was too much of it.
+    pub(super) fn count_request_body(&mut self, bytes: usize) -> Result<()> {
+        self.request_body_bytes += bytes as u64;
+        if self.request_body_bytes > self.body_max() {
+            self.failure = Some(BODY_TOO_LARGE);
+            return Error::e_explain(ErrorType::HTTPStatus(413), BODY_TOO_LARGE.message);
+        }
+        Ok(())
+    }
+
+    fn remaining(&self) -> Duration {
+        Duration::from_nanos(self.deadline_ns.saturating_sub(now_ns()))
+    }
+
+    /// Chooses where the next attempt goes.
+    pub(super) fn pick(&mut self) -> Result<Box<HttpPeer>> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            self.failure = Some(TIMEOUT);
+            return Error::e_explain(ErrorType::HTTPStatus(504), TIMEOUT.message);
+        }
+        // The lease of an attempt that failed ends before the next one begins.
+        self.lease = None;
+        self.request_body_bytes = 0;
+        let Some(lease) = self
+            .group
+            .as_ref()
+            .and_then(|group| group.pick(&self.tried))
+        else {
+            let failure = self.failure.unwrap_or(NO_ENDPOINT);
+            self.failure = Some(failure);
+            return Error::e_explain(ErrorType::HTTPStatus(failure.status), failure.message);
+        };
+        self.tried.push(lease.id());
+        let time_left = (self.deadline_ns != u64::MAX).then_some(remaining);
+        let mut peer = self.attempts.begin(&lease, time_left);
+        self.lease = Some(lease);
+        if let Some(time_left) = time_left {
+            let read_timeout = &mut peer.options.read_timeout;
+            *read_timeout = Some(read_timeout.map_or(time_left, |limit| limit.min(time_left)));
+        }
+        Ok(Box::new(peer))
+    }
+
+    fn may_retry(&self) -> bool {
+        let retries = self
+            .group
+            .as_ref()
+            .map_or(0, |group| group.config().retries);
+        self.attempts.count() <= retries && !self.remaining().is_zero()
+    }
+
+    /// An attempt got no connection. Nothing of the call was sent: any method may try again.
+    pub(super) fn attempt_failed(&mut self, error: &mut Error) {
+        self.attempts.failed(error);
+        error.set_retry(self.may_retry());
+    }
+
+    /// An attempt's connection broke. A pooled connection that the upstream closed in the meantime
+    /// says nothing about the upstream; but a call that is not idempotent is never sent twice.
+    pub(super) fn attempt_broke(&mut self, session: &Session, error: &mut Error, reused: bool) {
+        let replayable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        if replayable && self.may_retry() {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        if matches!(error.esource(), ErrorSource::Upstream) {
+            self.attempts.broke(outcome(error));
+        }
+        if error.retry() {
+            // The same endpoint is as good as any: it was its idle connection that was gone.
+            self.tried.pop();
+            self.upstream = None;
+        }
+    }
+
+    /// A connection is there, new or pooled.
+    pub(super) fn connected(&mut self, reused: bool, fd: i32, digest: Option<&Digest>) {
+        let Some(group) = &self.group else { return };
+        let cluster = Arc::clone(&group.config().name);
+        let multiplexed = group.config().protocol == Protocol::Http2;
+        let stream = self.stream;
+        self.upstream = UpstreamUse::begin(
+            cluster,
+            reused,
+            fd,
+            digest,
+            stream,
+            multiplexed,
+            self.wants_upgrade,
+        );
+        let cookie = self.upstream.as_ref().and_then(UpstreamUse::cookie);
+        self.attempts.ready(reused, cookie);
+    }
+
+    /// What the upstream is sent instead of what the client sent.
+    pub(super) fn rewrite(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
+        if let Some(identity) = &self.identity {
+            identity.stamp(request)?;
+        }
+        identity::grpc::announce_trailers(request)?;
+        if let Some(path) = &self.upstream_path {
+            let target: Cow<'_, str> = match request.uri.query() {
+                Some(query) => format!("{path}?{query}").into(),
+                None => path.into(),
+            };
+            let target = target
+                .parse()
+                .or_err(ErrorType::InternalError, "rewriting the path")?;
+            request.set_uri(target);
+        }
+        let rewrites = self
+            .route
+            .as_ref()
+            .is_some_and(|route| route.host_header == HostHeader::Rewrite);
+        let host = match &self.lease {
+            Some(lease) if rewrites => Some(lease.authority()),
+            // HTTP/2 names the host in :authority; HTTP/1.1 upstreams want the header.
+            _ if !request.headers.contains_key(header::HOST) => session
+                .req_header()
+                .uri
+                .authority()
+                .map(|authority| authority.as_str()),
+            _ => None,
+        };
+        if let Some(host) = host {
+            request.insert_header(header::HOST, host)?;
+        }
+        Ok(())
+    }
+
+    /// The upstream's final response head is here.
+    pub(super) fn response_read(&mut self, response: &ResponseHeader) {
+        self.exchange.times.resp_read_ns = Some(now_ns());
+        self.exchange.response.upstream_status = Some(response.status.as_u16());
+    }
+
+    /// The connection is about to speak another protocol, and is this call's until it closes.
+    pub(super) fn upgraded(&mut self, response: &ResponseHeader) {
+        if !self.connection.is_multiplexed() {
+            self.exchange.client.sharing = Sharing::Upgraded;
+            self.deadline_ns = u64::MAX;
+            self.connection.limit_call(u64::MAX);
+        }
+        if let Some(upstream) = &mut self.upstream {
+            upstream.upgraded();
+        }
+        self.exchange.request.upgraded_to = response
+            .headers
+            .get(header::UPGRADE)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_ascii_lowercase);
+    }
+
+    /// The final response head is about to be written: what was sent before it is not the
+    /// response's.
+    pub(super) fn begin_response(&mut self, response: &mut ResponseHeader) -> Result<()> {
+        if let Some(id) = &self.exchange.request.request_id {
+            response.insert_header("X-Request-ID", id)?;
+        }
+        let allowed = &self.setup.config.records.response_headers;
+        self.exchange.response.headers =
+            describe::headers(&response.headers, allowed, &self.setup.secrets);
+        self.note_grpc_status(&response.headers);
+        if self.connection.is_multiplexed() {
+            return Ok(());
+        }
+        if let Some(ledger) = self.connection.socket.ledger() {
+            ledger.cut_sent();
+        }
+        self.sent_start = Some(self.connection.wire_written());
+        self.blocked_before_ns = self.connection.blocked_ns(now_ns());
+        Ok(())
+    }
+
+    /// Head or trailers may say how a gRPC call went.
+    pub(super) fn note_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.exchange.request.rpc_method.is_some()
+            && let Some(status) = describe::grpc_status(headers)
+        {
+            self.exchange.response.rpc_status = Some(status);
+        }
+    }
+
+    /// Answers instead of the upstream.
+    pub(super) async fn answer(&mut self, session: &mut Session, failure: Failure) -> Result<()> {
+        self.failure = Some(failure);
+        let body = serde_json::json!({
+            "error": failure.error_type,
+            "message": failure.message,
+            "request_id": self.exchange.request.request_id,
+        });
+        let body = Bytes::from(format!("{body}\n"));
+        let mut head = ResponseHeader::build(failure.status, Some(4))?;
+        head.insert_header(header::CONTENT_TYPE, "application/json")?;
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        if let Some(allow) = &self.allow {
+            head.insert_header(header::ALLOW, allow)?;
+        }
+        self.begin_response(&mut head)?;
+        session
+            .as_downstream_mut()
+            .write_error_response(head, body)
+            .await
+    }
+
+    /// What an error of Pingora's means for this call.
+    pub(super) fn failure_of(&self, error: &Error) -> Failure {
+        match self.failure {
+            Some(failure) => failure,
+            None if self.connection.ended() == Ended::TotalTimeout => TIMEOUT,
+            None => Failure::of(error),
+        }
+    }
+
+    /// The call's last moment on the request path.
+    pub(super) fn finish(mut self, session: &Session, error: Option<&Error>) -> (Open, Finished) {
+        let now_ns = now_ns();
+        if let Some(error) = error {
+            self.failure = Some(self.failure_of(error));
+        }
+        let late = self.finish_client(now_ns);
+        let mut exchange = self.exchange;
+        exchange.times.resp_written_ns = now_ns;
+        exchange.request.body_bytes = session.body_bytes_read() as u64;
+        exchange.response.body_bytes = session.body_bytes_sent() as u64;
+        let response = session.response_written();
+        exchange.response.status = response.map(|response| response.status.as_u16());
+        if let Some(failure) = self.failure {
+            exchange.flags.extend(failure.flag);
+            exchange.error_type = Some(failure.error_type.into());
+        } else if let Some(status) = exchange.response.status.filter(|status| *status >= 500) {
+            exchange.error_type = Some(status.to_string().into());
+        }
+        exchange.attempts = self.attempts.list();
+        exchange.upstream = self.upstream.map(|upstream| upstream.finish(now_ns));
+        self.connection.end_call();
+        let finished = Finished {
+            exchange: Box::new(exchange),
+            client: self.connection,
+            late,
+        };
+        (self.open, finished)
+    }
+
+    fn finish_client(&mut self, now_ns: u64) -> Option<Arc<Late>> {
+        let connection = &self.connection;
+        let leg = &mut self.exchange.client;
+        leg.end = connection.counters(now_ns);
+        if leg.sharing == Sharing::Multiplexed {
+            leg.streams = connection.streams.close(self.stream);
+            return None;
+        }
+        if self.sent_start.is_some() {
+            self.exchange.times.write_blocked_ns = connection
+                .blocked_ns(now_ns)
+                .saturating_sub(self.blocked_before_ns);
+        }
+        let plain = connection.plain_read() - connection.plain_read_at_call_end();
+        let declared = self.content_length.map(|length| self.head_bytes + length);
+        if leg.sharing == Sharing::Sole && declared.is_some_and(|declared| plain > declared) {
+            leg.sharing = Sharing::Pipelined;
+        }
+        if leg.sharing != Sharing::Pipelined {
+            leg.received_range = Some(self.received_start..connection.wire_read());
+        }
+        leg.sent_range = self
+            .sent_start
+            .map(|start| start..connection.wire_written());
+        if let Some(ledger) = connection.socket.ledger() {
+            if let Some(range) = &leg.received_range {
+                leg.received = ledger.received(range);
+            }
+            if let Some(range) = &leg.sent_range {
+                leg.sent = ledger.sent(range);
+            }
+        }
+        let sent_range = leg.sent_range.clone()?;
+        let acked = leg
+            .sent
+            .turns
+            .last()
+            .is_some_and(|turn| turn.ack.offset >= sent_range.end);
+        (!acked).then(|| remember(connection, sent_range))
+    }
+}
+
+/// Lets the next call on the connection settle this one.
+fn remember(connection: &ClientConnection, sent_range: StreamRange) -> Arc<Late> {
+    let late = Arc::new(Late {
+        sent_range,
+        seen: Default::default(),
+    });
+    connection.set_previous(Some(Arc::clone(&late)));
+    late
+}
+
+/// The moment `limit` after `from_ns`; never, without a limit.
+fn until(from_ns: u64, limit: Option<Duration>) -> u64 {
+    limit.map_or(u64::MAX, |limit| {
+        from_ns.saturating_add(limit.as_nanos() as u64)
+    })
+}
+
+fn no_api() -> Arc<ApiNames> {
+    thread_local! {
+        static NONE: Arc<ApiNames> = Arc::new(ApiNames::default());
+    }
+    NONE.with(Arc::clone)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}

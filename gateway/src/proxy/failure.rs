@@ -1,0 +1,194 @@
+//! How a call can fail at the gateway: what the client is answered, and what the record says.
+
+use pingora::{Error, ErrorSource, ErrorType};
+
+/// Why the gateway answered on its own, or could not answer at all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    /// What the client is answered; 0 where nobody listens any more.
+    pub(super) status: u16,
+    /// `response.flags`: who ended the call and how. Absent where the request itself was at fault.
+    pub(super) flag: Option<&'static str>,
+    /// `error.type`
+    pub(super) error_type: &'static str,
+    /// For a person.
+    pub(super) message: &'static str,
+}
+
+const fn refusal(status: u16, error_type: &'static str, message: &'static str) -> Failure {
+    Failure {
+        status,
+        flag: None,
+        error_type,
+        message,
+    }
+}
+
+const fn breakdown(status: u16, name: &'static str, message: &'static str) -> Failure {
+    Failure {
+        status,
+        flag: Some(name),
+        error_type: name,
+        message,
+    }
+}
+
+pub(super) const BAD_PATH: Failure = refusal(
+    400,
+    "bad_path",
+    "the path is not one that can be normalised",
+);
+pub(super) const NO_ROUTE: Failure = refusal(404, "no_route", "no route matches this request");
+pub(super) const WRONG_METHOD: Failure = refusal(
+    405,
+    "method_not_allowed",
+    "the route does not serve this method",
+);
+pub(super) const URI_TOO_LONG: Failure =
+    refusal(414, "uri_too_long", "the request target is too long");
+pub(super) const HEAD_TOO_LARGE: Failure =
+    refusal(431, "header_too_large", "the request head is too large");
+pub(super) const BODY_TOO_LARGE: Failure = refusal(
+    413,
+    "body_too_large",
+    "the request body is larger than allowed",
+);
+pub(super) const BAD_REQUEST: Failure =
+    refusal(400, "bad_request", "the request is not valid HTTP");
+pub(super) const NO_ENDPOINT: Failure =
+    breakdown(503, "no_endpoint", "no endpoint of the upstream is known");
+pub(super) const DENIED: Failure = breakdown(403, "denied", "policy refuses this call");
+pub(super) const LIMITED: Failure = breakdown(429, "rate_limited", "too many calls");
+pub(super) const TIMEOUT: Failure = breakdown(504, "timeout", "the call took longer than it may");
+pub(super) const CLIENT_ABORT: Failure = breakdown(0, "client_abort", "the client went away");
+
+const UPSTREAM_CONNECT_TIMEOUT: Failure = breakdown(
+    504,
+    "upstream_connect_timeout",
+    "the upstream did not accept the connection in time",
+);
+const UPSTREAM_REFUSED: Failure = breakdown(
+    502,
+    "upstream_refused",
+    "the upstream refused the connection",
+);
+const UPSTREAM_UNREACHABLE: Failure = breakdown(
+    502,
+    "upstream_unreachable",
+    "the upstream cannot be reached",
+);
+const UPSTREAM_TLS_FAILED: Failure = breakdown(
+    502,
+    "upstream_tls_failed",
+    "the TLS handshake with the upstream failed",
+);
+const UPSTREAM_TIMEOUT: Failure = breakdown(
+    504,
+    "upstream_timeout",
+    "the upstream did not answer in time",
+);
+const UPSTREAM_RESET: Failure =
+    breakdown(502, "upstream_reset", "the upstream reset the connection");
+const UPSTREAM_CLOSED: Failure = breakdown(
+    502,
+    "upstream_closed",
+    "the upstream closed the connection too early",
+);
+const UPSTREAM_PROTOCOL: Failure = breakdown(
+    502,
+    "upstream_protocol_error",
+    "the upstream's answer is not valid HTTP",
+);
+const CLIENT_SENDS_TOO_SLOWLY: Failure = breakdown(
+    408,
+    "client_timeout",
+    "the request body did not arrive in time",
+);
+const CLIENT_READS_TOO_SLOWLY: Failure = breakdown(
+    0,
+    "client_timeout",
+    "the client did not take the response in time",
+);
+const GATEWAY_ERROR: Failure = breakdown(500, "gateway_error", "the gateway failed");
+
+impl Failure {
+    /// What an error of Pingora's means.
+    pub(super) fn of(error: &Error) -> Self {
+        match error.esource() {
+            ErrorSource::Upstream => Self::of_upstream(error),
+            ErrorSource::Downstream => match error.etype() {
+                ErrorType::ReadTimedout => CLIENT_SENDS_TOO_SLOWLY,
+                ErrorType::WriteTimedout => CLIENT_READS_TOO_SLOWLY,
+                ErrorType::InvalidHTTPHeader | ErrorType::H1Error => BAD_REQUEST,
+                _ => CLIENT_ABORT,
+            },
+            ErrorSource::Internal | ErrorSource::Unset => GATEWAY_ERROR,
+        }
+    }
+
+    fn of_upstream(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::ConnectTimedout => UPSTREAM_CONNECT_TIMEOUT,
+            ErrorType::ConnectRefused => UPSTREAM_REFUSED,
+            ErrorType::ConnectNoRoute | ErrorType::ConnectError | ErrorType::SocketError => {
+                UPSTREAM_UNREACHABLE
+            }
+            ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError
+            | ErrorType::TLSWantX509Lookup => UPSTREAM_TLS_FAILED,
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => UPSTREAM_TIMEOUT,
+            ErrorType::InvalidHTTPHeader
+            | ErrorType::H1Error
+            | ErrorType::H2Error
+            | ErrorType::InvalidH2 => UPSTREAM_PROTOCOL,
+            _ if is_reset(error) => UPSTREAM_RESET,
+            _ => UPSTREAM_CLOSED,
+        }
+    }
+}
+
+/// How an attempt ended, for the list of attempts.
+pub(super) fn outcome(error: &Error) -> &'static str {
+    match error.etype() {
+        ErrorType::ConnectTimedout => "connect_timeout",
+        ErrorType::ConnectRefused => "refused",
+        ErrorType::ConnectNoRoute => "unreachable",
+        ErrorType::TLSHandshakeTimedout => "tls_timeout",
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError
+        | ErrorType::TLSWantX509Lookup => "tls_failed",
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => "timeout",
+        ErrorType::InvalidHTTPHeader
+        | ErrorType::H1Error
+        | ErrorType::H2Error
+        | ErrorType::InvalidH2
+        | ErrorType::H2Downgrade => "protocol_error",
+        _ if is_reset(error) => "reset",
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
+        _ => "failed",
+    }
+}
+
+/// Whether a reset lies somewhere among the causes.
+fn is_reset(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match &error.cause {
+        Some(cause) => Some(cause.as_ref()),
+        None => None,
+    };
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return matches!(
+                io.kind(),
+                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+            );
+        }
+        if let Some(pingora) = error.downcast_ref::<Error>() {
+            return is_reset(pingora);
+        }
+        cause = error.source();
+    }
+    false
+}

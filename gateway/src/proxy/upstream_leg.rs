@@ -1,0 +1,126 @@
+//! The upstream connection while a call uses it.
+//!
+//! On HTTP/1.1 it is this call's alone between the hook that hands it over and its way back to the
+//! pool, so the bytes that pass in between are the call's: the ledger's offsets before and after
+//! are their range.
+
+use std::sync::Arc;
+
+use calltap_correlate::exchange::{Sharing, UpstreamLeg};
+use calltap_correlate::socket::{Counters, SocketCookie, StreamRange};
+use pingora::protocols::Digest;
+
+use crate::clock::now_ns;
+use crate::tls::facts;
+use crate::upstream::UpstreamConnection;
+
+/// An upstream connection in use.
+pub(super) struct UpstreamUse {
+    connection: Arc<UpstreamConnection>,
+    fd: i32,
+    stream: u64,
+    leg: UpstreamLeg,
+    sent_start: Option<u64>,
+    received_start: Option<u64>,
+}
+
+impl UpstreamUse {
+    /// Pingora hands the connection over. `None` when it is not one of ours.
+    pub(super) fn begin(
+        cluster: Arc<str>,
+        reused: bool,
+        fd: i32,
+        digest: Option<&Digest>,
+        stream: u64,
+        multiplexed: bool,
+        wants_upgrade: bool,
+    ) -> Option<Self> {
+        let digest = digest?;
+        let connection = UpstreamConnection::of(digest.proxy_digest.as_deref()?)?;
+        let ssl = digest.ssl_digest.as_deref();
+        let mut leg = connection.socket.leg();
+        leg.request_seq = connection.begin_call();
+        let now_ns = now_ns();
+        let (mut sent_start, mut received_start) = (None, None);
+        if multiplexed {
+            leg.sharing = Sharing::Multiplexed;
+            leg.begin = connection.counters(fd, now_ns);
+            connection.streams.open(stream);
+        } else if let Some(ledger) = connection.socket.ledger() {
+            ledger.cut_sent();
+            ledger.cut_received();
+            sent_start = Some(ledger.sent_offset());
+            received_start = Some(ledger.received_offset());
+            if wants_upgrade {
+                leg.begin = connection.counters(fd, now_ns);
+            }
+        } else {
+            leg.begin = connection.counters(fd, now_ns);
+            sent_start = sent(&leg.begin);
+            received_start = received(&leg.begin);
+        }
+        Some(Self {
+            leg: UpstreamLeg {
+                leg,
+                cluster,
+                reused,
+                tls_version: ssl.and_then(|ssl| facts::version_from_name(&ssl.version)),
+                tls_cipher: ssl.map(|ssl| facts::cipher_from_name(&ssl.cipher)),
+            },
+            connection: Arc::clone(connection),
+            fd,
+            stream,
+            sent_start,
+            received_start,
+        })
+    }
+
+    /// Its socket.
+    pub(super) fn cookie(&self) -> Option<SocketCookie> {
+        self.connection.socket.cookie
+    }
+
+    /// It speaks another protocol from here on.
+    pub(super) fn upgraded(&mut self) {
+        self.leg.leg.sharing = Sharing::Upgraded;
+    }
+
+    /// The call is done with it.
+    pub(super) fn finish(mut self, now_ns: u64) -> UpstreamLeg {
+        let leg = &mut self.leg.leg;
+        if leg.sharing == Sharing::Multiplexed {
+            leg.end = self.connection.counters(self.fd, now_ns);
+            leg.streams = self.connection.streams.close(self.stream);
+            return self.leg;
+        }
+        // It went back to the pool a moment ago. Should another call have taken it already, then
+        // what was not read in time is lost, and not somebody else's.
+        if self.connection.calls() != leg.request_seq {
+            return self.leg;
+        }
+        leg.end = self.connection.counters(self.fd, now_ns);
+        leg.sent_range = range(self.sent_start, sent(&leg.end));
+        leg.received_range = range(self.received_start, received(&leg.end));
+        if let Some(ledger) = self.connection.socket.ledger() {
+            if let Some(range) = &leg.sent_range {
+                leg.sent = ledger.sent(range);
+            }
+            if let Some(range) = &leg.received_range {
+                leg.received = ledger.received(range);
+            }
+        }
+        self.leg
+    }
+}
+
+fn sent(counters: &Counters) -> Option<u64> {
+    counters.sent.map(|sent| sent.offset)
+}
+
+fn received(counters: &Counters) -> Option<u64> {
+    counters.received.map(|received| received.offset)
+}
+
+fn range(start: Option<u64>, end: Option<u64>) -> Option<StreamRange> {
+    Some(start?..end?)
+}

@@ -1,0 +1,471 @@
+//! A client's connection, as everything but the bytes: who, since when, how far, how much.
+//!
+//! Shared between the stream that moves the bytes, the proxy phases of its calls, the registry of
+//! live connections and the calls that still settle. Only the connection's own worker thread
+//! writes to it; others read.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use calltap_correlate::exchange::{FailedConnection, Stage, TlsFacts};
+use calltap_correlate::socket::{Counters, SocketSnapshot, StreamRange};
+use calltap_tap::tcp_info;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::clock::now_ns;
+use crate::config::Limits;
+use crate::socket::{Socket, Source, Streams};
+
+/// What a connection is doing, and so which deadline applies to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Doing {
+    /// In the TLS handshake.
+    Securing = 0,
+    /// Waiting for the first byte of a request.
+    Idle = 1,
+    /// Receiving a request head.
+    Head = 2,
+    /// Carrying a call.
+    Call = 3,
+}
+
+/// Why a connection ended, as the first that noticed says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ended {
+    /// It has not, or we ended it in good order.
+    Quietly = 0,
+    /// The client sent its FIN.
+    ClientClosed = 1,
+    /// The client reset it.
+    ClientReset = 2,
+    /// The TLS handshake failed.
+    TlsFailed = 3,
+    /// The TLS handshake took too long.
+    TlsTimeout = 4,
+    /// Nothing came in time.
+    IdleTimeout = 5,
+    /// A request head did not become whole in time.
+    HeadTimeout = 6,
+    /// The call took longer than it may.
+    TotalTimeout = 7,
+    /// Too many connections.
+    TooMany = 8,
+    /// Another error on the socket.
+    Failed = 9,
+}
+
+impl Ended {
+    const ALL: [Self; 10] = [
+        Self::Quietly,
+        Self::ClientClosed,
+        Self::ClientReset,
+        Self::TlsFailed,
+        Self::TlsTimeout,
+        Self::IdleTimeout,
+        Self::HeadTimeout,
+        Self::TotalTimeout,
+        Self::TooMany,
+        Self::Failed,
+    ];
+}
+
+/// Settles a call ahead of the pipeline: filled by the next call on the same connection.
+#[derive(Debug)]
+pub(crate) struct Late {
+    /// The response's bytes.
+    pub(crate) sent_range: StreamRange,
+    /// What the socket said when the next request's head had been read.
+    pub(crate) seen: OnceLock<SocketSnapshot>,
+}
+
+/// One client connection.
+pub(crate) struct ClientConnection {
+    /// What the kernel is asked about it.
+    pub(crate) socket: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) accepted_ns: u64,
+    pub(crate) secured: bool,
+    pub(crate) limits: Limits,
+    /// Gone when the connection is closed, however long its calls settle.
+    tcp: Weak<TcpStream>,
+    tls: OnceLock<Arc<TlsFacts>>,
+    doing: AtomicU8,
+    deadline_ns: AtomicU64,
+    ended: AtomicU8,
+    wire_read: AtomicU64,
+    wire_written: AtomicU64,
+    plain_read: AtomicU64,
+    plain_read_at_call_end: AtomicU64,
+    wire_read_at_call_end: AtomicU64,
+    blocked_since_ns: AtomicU64,
+    blocked_ns: AtomicU64,
+    calls: AtomicU32,
+    /// The status of an answer that Pingora wrote on its own, to what was no call.
+    answered: AtomicU32,
+    multiplexed: AtomicBool,
+    pub(crate) streams: Streams,
+    previous: Mutex<Option<Arc<Late>>>,
+}
+
+impl std::fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "client {} on {}", self.peer, self.local)
+    }
+}
+
+/// What is known of a connection when `accept(2)` returned it.
+pub(crate) struct Accepted {
+    pub(crate) socket: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) accepted_ns: u64,
+    pub(crate) secured: bool,
+}
+
+impl ClientConnection {
+    pub(crate) fn new(accepted: Accepted, tcp: &Arc<TcpStream>, limits: Limits) -> Self {
+        let Accepted {
+            socket,
+            peer,
+            local,
+            accepted_ns,
+            secured,
+        } = accepted;
+        let (doing, deadline_ns) = if secured {
+            (
+                Doing::Securing,
+                accepted_ns + limits.handshake.as_nanos() as u64,
+            )
+        } else {
+            (Doing::Idle, accepted_ns + limits.head.as_nanos() as u64)
+        };
+        Self {
+            socket,
+            peer,
+            local,
+            accepted_ns,
+            secured,
+            limits,
+            tcp: Arc::downgrade(tcp),
+            tls: OnceLock::new(),
+            doing: AtomicU8::new(doing as u8),
+            deadline_ns: AtomicU64::new(deadline_ns),
+            ended: AtomicU8::new(Ended::Quietly as u8),
+            wire_read: AtomicU64::new(0),
+            wire_written: AtomicU64::new(0),
+            plain_read: AtomicU64::new(0),
+            plain_read_at_call_end: AtomicU64::new(0),
+            wire_read_at_call_end: AtomicU64::new(0),
+            blocked_since_ns: AtomicU64::new(0),
+            blocked_ns: AtomicU64::new(0),
+            calls: AtomicU32::new(0),
+            answered: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
+            streams: Streams::default(),
+            previous: Mutex::new(None),
+        }
+    }
+
+    // One writer, so a load and a store do what a locked add would, for less.
+    fn add(counter: &AtomicU64, n: u64) {
+        counter.store(counter.load(Relaxed) + n, Relaxed);
+    }
+
+    /// Bytes arrived from the socket.
+    pub(super) fn count_wire_read(&self, n: usize) {
+        Self::add(&self.wire_read, n as u64);
+    }
+
+    /// Bytes were taken by the socket.
+    pub(super) fn count_wire_written(&self, n: usize) {
+        Self::add(&self.wire_written, n as u64);
+        let since = self.blocked_since_ns.load(Relaxed);
+        if since != 0 {
+            Self::add(&self.blocked_ns, now_ns().saturating_sub(since));
+            self.blocked_since_ns.store(0, Relaxed);
+        }
+    }
+
+    /// The socket takes no more bytes for now.
+    pub(super) fn blocked(&self) {
+        if self.blocked_since_ns.load(Relaxed) == 0 {
+            self.blocked_since_ns.store(now_ns(), Relaxed);
+        }
+    }
+
+    /// Bytes reached the HTTP parser.
+    pub(super) fn count_plain_read(&self, n: usize) {
+        Self::add(&self.plain_read, n as u64);
+        if self.doing() == Doing::Idle {
+            self.set_doing(Doing::Head, self.limits.head.as_nanos() as u64);
+        }
+    }
+
+    /// An answer was written while no call was open: remembers its status.
+    pub(super) fn note_answer(&self, start: &[u8]) {
+        if self.doing() == Doing::Call || self.multiplexed.load(Relaxed) {
+            return;
+        }
+        if let Some(status) = start
+            .strip_prefix(b"HTTP/1.")
+            .and_then(|rest| rest.get(2..5))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| digits.parse().ok())
+        {
+            self.answered.store(status, Relaxed);
+        }
+    }
+
+    fn set_doing(&self, doing: Doing, for_ns: u64) {
+        self.doing.store(doing as u8, Relaxed);
+        self.deadline_ns
+            .store(now_ns().saturating_add(for_ns), Relaxed);
+    }
+
+    /// What it is doing now.
+    pub(crate) fn doing(&self) -> Doing {
+        match self.doing.load(Relaxed) {
+            0 => Doing::Securing,
+            1 => Doing::Idle,
+            2 => Doing::Head,
+            _ => Doing::Call,
+        }
+    }
+
+    /// The moment by which it must have got on.
+    pub(super) fn deadline_ns(&self) -> u64 {
+        self.deadline_ns.load(Relaxed)
+    }
+
+    /// The deadline passed: says so, and why the connection ends.
+    pub(super) fn expire(&self) {
+        self.end(match self.doing() {
+            Doing::Securing => Ended::TlsTimeout,
+            Doing::Idle => Ended::IdleTimeout,
+            Doing::Head => Ended::HeadTimeout,
+            Doing::Call => Ended::TotalTimeout,
+        });
+    }
+
+    /// Notes why the connection ends; the first reason stays.
+    pub(super) fn end(&self, why: Ended) {
+        let _ = self
+            .ended
+            .compare_exchange(Ended::Quietly as u8, why as u8, Relaxed, Relaxed);
+    }
+
+    /// Why it ended.
+    pub(crate) fn ended(&self) -> Ended {
+        Ended::ALL[usize::from(self.ended.load(Relaxed))]
+    }
+
+    /// The handshake is over.
+    pub(super) fn set_tls(&self, facts: Arc<TlsFacts>) {
+        let _ = self.tls.set(facts);
+    }
+
+    /// The handshake is over, and requests may come.
+    pub(super) fn ready(&self) {
+        if let Some(ledger) = self.socket.ledger()
+            && self.secured
+        {
+            ledger.cut_received();
+        }
+        self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
+        self.set_doing(Doing::Idle, self.limits.head.as_nanos() as u64);
+    }
+
+    /// HTTP/2: streams come and go, deadlines are per stream and not ours.
+    pub(super) fn set_multiplexed(&self) {
+        self.multiplexed.store(true, Relaxed);
+        self.doing.store(Doing::Call as u8, Relaxed);
+        self.deadline_ns.store(u64::MAX, Relaxed);
+    }
+
+    /// Whether HTTP/2 runs on it.
+    pub(crate) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
+    /// TLS with this client, if any.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsFacts>> {
+        self.tls.get()
+    }
+
+    /// Bytes read from the socket so far, TLS included.
+    pub(crate) fn wire_read(&self) -> u64 {
+        self.wire_read.load(Relaxed)
+    }
+
+    /// Bytes written to the socket so far, TLS included.
+    pub(crate) fn wire_written(&self) -> u64 {
+        self.wire_written.load(Relaxed)
+    }
+
+    /// Bytes the HTTP parser has been given so far.
+    pub(crate) fn plain_read(&self) -> u64 {
+        self.plain_read.load(Relaxed)
+    }
+
+    /// Bytes the HTTP parser had been given when the last call ended.
+    pub(crate) fn plain_read_at_call_end(&self) -> u64 {
+        self.plain_read_at_call_end.load(Relaxed)
+    }
+
+    /// Stream offset at which the next request begins, if nothing of it was read too early.
+    pub(crate) fn received_floor(&self) -> u64 {
+        self.wire_read_at_call_end.load(Relaxed)
+    }
+
+    /// When the packet arrived that completed a request head of `head_bytes`, beginning at
+    /// `start`; `fresh` bytes have reached the parser since the last call. Under TLS the head's end
+    /// is known only where nothing but the head was read, or all of it came in one packet.
+    pub(crate) fn head_arrived(&self, start: u64, head_bytes: u64, fresh: u64) -> Option<u64> {
+        let ledger = self.socket.ledger()?;
+        if !self.secured {
+            return Some(
+                ledger
+                    .arrival_covering((start + head_bytes).checked_sub(1)?)?
+                    .ns,
+            );
+        }
+        let read = self.wire_read();
+        if fresh == head_bytes {
+            return Some(ledger.arrival_covering(read.checked_sub(1)?)?.ns);
+        }
+        let first = ledger.arrival_covering(start)?;
+        (first.end_offset >= read).then_some(first.ns)
+    }
+
+    /// Time spent unable to write so far, a stretch that still lasts included.
+    pub(crate) fn blocked_ns(&self, now_ns: u64) -> u64 {
+        let since = self.blocked_since_ns.load(Relaxed);
+        let lasting = if since == 0 {
+            0
+        } else {
+            now_ns.saturating_sub(since)
+        };
+        self.blocked_ns.load(Relaxed) + lasting
+    }
+
+    /// A call's head was read: counts it and gives it until `until_ns`.
+    pub(crate) fn begin_call(&self, until_ns: u64) -> u32 {
+        if !self.is_multiplexed() {
+            self.doing.store(Doing::Call as u8, Relaxed);
+            self.deadline_ns.store(until_ns, Relaxed);
+        }
+        self.calls.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A call has a tighter limit than the general one.
+    pub(crate) fn limit_call(&self, until_ns: u64) {
+        if !self.is_multiplexed() {
+            self.deadline_ns.store(until_ns, Relaxed);
+        }
+    }
+
+    /// A call's response was written; the next head may come.
+    pub(crate) fn end_call(&self) {
+        self.plain_read_at_call_end
+            .store(self.plain_read(), Relaxed);
+        self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
+        if !self.is_multiplexed() {
+            self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
+        }
+    }
+
+    /// How many calls it has carried.
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Relaxed)
+    }
+
+    /// The connection's counters now. Empty when its source cannot say.
+    pub(crate) fn counters(&self, now_ns: u64) -> Counters {
+        self.socket.counters(now_ns, || self.tcp_info(now_ns))
+    }
+
+    fn tcp_info(&self, now_ns: u64) -> Option<Counters> {
+        tcp_info::counters(self.tcp.upgrade()?.as_ref(), now_ns).ok()
+    }
+
+    /// What settles a call: `None` when the socket is gone and nothing can be learnt any more.
+    pub(crate) fn look(&self, sent: &StreamRange) -> Option<SocketSnapshot> {
+        let now_ns = now_ns();
+        match &self.socket.source {
+            Source::Ledger(ledger) => Some(ledger.snapshot(sent, now_ns)),
+            Source::TcpInfo => Some(SocketSnapshot {
+                counters: self.tcp_info(now_ns)?,
+                ..SocketSnapshot::default()
+            }),
+            Source::Nothing => None,
+        }
+    }
+
+    /// Remembers the call that just ended, so that the next one can settle it.
+    pub(crate) fn set_previous(&self, late: Option<Arc<Late>>) {
+        *self.previous.lock().expect("no panic holds it") = late;
+    }
+
+    /// The next request's head was read: whatever acknowledged the previous response is here.
+    pub(crate) fn settle_previous(&self) {
+        let late = self.previous.lock().expect("no panic holds it").take();
+        if let Some(late) = late
+            && let Some(seen) = self.look(&late.sent_range)
+        {
+            let _ = late.seen.set(seen);
+        }
+    }
+
+    /// The record of a connection whose last (or only) bytes never became a call, if it is one.
+    pub(crate) fn failure(&self) -> Option<FailedConnection> {
+        let unparsed = self.plain_read() > self.plain_read_at_call_end()
+            && self.doing() != Doing::Call
+            && !self.is_multiplexed();
+        if self.calls() > 0 && !unparsed {
+            return None;
+        }
+        let answered = self.answered.load(Relaxed);
+        let status = u16::try_from(answered).ok().filter(|status| *status != 0);
+        let stage = if self.secured && self.tls.get().is_none_or(|tls| tls.version.is_none()) {
+            Stage::Tls
+        } else if self.plain_read() > self.plain_read_at_call_end() {
+            Stage::Head
+        } else {
+            Stage::Tcp
+        };
+        let error_type = match (self.ended(), stage, status) {
+            (_, Stage::Head, Some(405)) => "method_not_supported",
+            (_, Stage::Head, Some(_)) => "bad_request",
+            (Ended::TlsFailed, ..) => "tls_handshake_failed",
+            (Ended::TlsTimeout, ..) => "tls_timeout",
+            (Ended::IdleTimeout, ..) => "idle_timeout",
+            (Ended::HeadTimeout, ..) => "head_timeout",
+            (Ended::TotalTimeout, ..) => "timeout",
+            (Ended::ClientClosed, ..) => "client_closed",
+            (Ended::ClientReset, ..) => "client_reset",
+            (Ended::TooMany, ..) => "too_many_connections",
+            (Ended::Failed, ..) => "socket_error",
+            (Ended::Quietly, Stage::Head, None) => "bad_request",
+            (Ended::Quietly, ..) => "closed",
+        };
+        let ended_ns = now_ns();
+        let mut client = self.socket.leg();
+        client.request_seq = self.calls();
+        client.end = self.counters(ended_ns);
+        Some(FailedConnection {
+            uid: Uuid::now_v7(),
+            stage,
+            error_type,
+            accepted_ns: self.accepted_ns,
+            ended_ns,
+            status,
+            tls: self.tls.get().cloned(),
+            client,
+        })
+    }
+}
