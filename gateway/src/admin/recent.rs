@@ -1,0 +1,245 @@
+//! The records that left last, kept in memory for the admin API.
+//!
+//! One ring serves all three uses: look-up, pages, and the live stream. A reader of the stream that
+//! falls behind by more than the ring holds is told how many records passed it by; nobody ever
+//! waits for a reader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use calltap_correlate::record::CallRecord;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::metrics::CallMetrics;
+
+/// Records are copied out of the ring in pieces of this size, so that the pipeline, which fills it,
+/// never waits longer than that takes.
+pub(crate) const CHUNK: usize = 512;
+
+/// The ring.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    ring: Mutex<Ring>,
+    max: usize,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    records: VecDeque<Arc<CallRecord>>,
+    /// The number that the next record will get; the first ever got 0.
+    next: u64,
+}
+
+impl Ring {
+    fn first(&self) -> u64 {
+        self.next - self.records.len() as u64
+    }
+
+    fn range(&self, begin: u64, end: u64) -> impl DoubleEndedIterator<Item = Numbered> {
+        let (begin, end) = (begin.max(self.first()), end.min(self.next));
+        (begin..end.max(begin)).map(|number| {
+            let index = (number - self.first()) as usize;
+            (number, Arc::clone(&self.records[index]))
+        })
+    }
+}
+
+/// A record and its number in order of arrival.
+pub(crate) type Numbered = (u64, Arc<CallRecord>);
+
+impl Recent {
+    /// Room for `max` records.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            ring: Mutex::default(),
+            max,
+            arrived: Notify::new(),
+        })
+    }
+
+    /// How many records there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    /// How many there may be.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// The number that the next record will get.
+    pub(crate) fn end(&self) -> u64 {
+        self.lock().next
+    }
+
+    /// The newest record with this uid.
+    pub(crate) fn find(&self, uid: Uuid) -> Option<Numbered> {
+        self.newest_first(u64::MAX)
+            .find(|(_, record)| record.uid == uid)
+    }
+
+    /// The records before that number, newest first. Those that arrive meanwhile do not appear;
+    /// those that leave the ring meanwhile end it.
+    pub(crate) fn newest_first(&self, before: u64) -> impl Iterator<Item = Numbered> {
+        let mut end = before;
+        std::iter::from_fn(move || {
+            let ring = self.lock();
+            end = end.min(ring.next);
+            let begin = end.saturating_sub(CHUNK as u64);
+            let chunk: Vec<Numbered> = ring.range(begin, end).rev().collect();
+            end = begin;
+            (!chunk.is_empty()).then_some(chunk)
+        })
+        .flatten()
+    }
+
+    /// At most [`CHUNK`] records from that number on, oldest first, and how many of those asked for
+    /// had left the ring before.
+    pub(crate) fn from(&self, number: u64) -> (u64, Vec<Numbered>) {
+        let ring = self.lock();
+        let begin = number.max(ring.first());
+        let chunk = ring.range(begin, begin + CHUNK as u64).collect();
+        (begin - number, chunk)
+    }
+
+    /// Returns when there is a record of that number or a later one.
+    pub(crate) async fn wait_for(&self, number: u64) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.end() > number {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    fn push(&self, batch: &mut Vec<Arc<CallRecord>>) {
+        let surplus = {
+            let mut ring = self.lock();
+            ring.next += batch.len() as u64;
+            ring.records.extend(batch.drain(..));
+            let surplus = ring.records.len().saturating_sub(self.max);
+            ring.records.drain(..surplus).collect::<Vec<_>>()
+        };
+        self.arrived.notify_waiters();
+        // Taken apart after the lock was given back.
+        drop(surplus);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        // Nothing that holds it can panic half-way through a change.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pipeline's hand that fills the ring and the metrics, a batch at a time.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    recent: Arc<Recent>,
+    metrics: Arc<CallMetrics>,
+    batch: Vec<Arc<CallRecord>>,
+}
+
+impl Feed {
+    /// A hand that fills these.
+    pub(crate) fn new(recent: Arc<Recent>, metrics: Arc<CallMetrics>) -> Self {
+        Self {
+            recent,
+            metrics,
+            batch: Vec::new(),
+        }
+    }
+
+    /// Takes one record.
+    pub(crate) fn take(&mut self, record: CallRecord) {
+        self.batch.push(Arc::new(record));
+        if self.batch.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    /// Shows what has gathered.
+    pub(crate) fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        self.metrics.count(&self.batch);
+        self.recent.push(&mut self.batch);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calltap_correlate::record::{Kind, Timestamp};
+
+    use super::*;
+
+    fn filled(max: usize, records: u128) -> Arc<Recent> {
+        let recent = Recent::new(max);
+        let mut feed = Feed::new(Arc::clone(&recent), Arc::default());
+        for n in 0..records {
+            let began = Timestamp::from_unix_us(n as i64);
+            feed.take(CallRecord::new(Kind::Call, Uuid::from_u128(n), began));
+        }
+        feed.flush();
+        recent
+    }
+
+    fn uids(records: impl IntoIterator<Item = Numbered>) -> Vec<u128> {
+        let records = records.into_iter();
+        records.map(|(_, record)| record.uid.as_u128()).collect()
+    }
+
+    #[test]
+    fn the_oldest_gives_way() {
+        let recent = filled(3, 5);
+        assert_eq!(recent.len(), 3);
+        assert_eq!(uids(recent.newest_first(u64::MAX)), [4, 3, 2]);
+        assert!(recent.find(Uuid::from_u128(1)).is_none());
+        assert_eq!(
+            recent.find(Uuid::from_u128(2)).map(|found| found.0),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn pages_continue_where_the_last_one_ended() {
+        let recent = filled(5000, 2000);
+        let all: Vec<u128> = (0..2000).rev().collect();
+        assert_eq!(uids(recent.newest_first(u64::MAX)), all);
+        assert_eq!(uids(recent.newest_first(1000)), all[1000..]);
+        assert_eq!(uids(recent.newest_first(0)), []);
+    }
+
+    #[test]
+    fn a_reader_that_fell_behind_is_told_how_far() {
+        let recent = filled(3, 5);
+        let (missed, records) = recent.from(1);
+        assert_eq!((missed, uids(records)), (1, vec![2, 3, 4]));
+        let (missed, records) = recent.from(5);
+        assert_eq!((missed, uids(records)), (0, vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let recent = filled(3, 1);
+        recent.wait_for(0).await; // is there already
+        let waiting = tokio::spawn({
+            let recent = Arc::clone(&recent);
+            async move { recent.wait_for(1).await }
+        });
+        tokio::task::yield_now().await;
+        let mut feed = Feed::new(Arc::clone(&recent), Arc::default());
+        feed.take(CallRecord::default());
+        drop(feed);
+        waiting.await.expect("the reader");
+    }
+}

@@ -1,0 +1,917 @@
+//! The API over real sockets, with the rest of calltap replaced by a few facts.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::sync::{Mutex, mpsc};
+
+use calltap_correlate::exchange::ApiNames;
+use calltap_correlate::record::{CallRecord, Kind, Timestamp};
+use expect_test::{expect, expect_file};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::*;
+use crate::sink::json_lines::{self, JsonLines, Options, Patience, Target};
+
+const TOKEN: &str = "0123456789abcdef";
+
+/// What the facts are made of.
+struct World {
+    live: Vec<LiveConnection>,
+    ready: Result<(), String>,
+    log: mpsc::SyncSender<ExternalEntry>,
+}
+
+impl Facts for World {
+    fn tap(&self) -> TapStatus {
+        TapStatus {
+            mode: "tcp_info",
+            reason: Some("no privilege".into()),
+            drops: vec![("no_slot", 3)],
+            ..TapStatus::default()
+        }
+    }
+    fn upstreams(&self) -> UpstreamsState {
+        UpstreamsState { groups: vec![] }
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready.clone()
+    }
+    fn connections(&self) -> usize {
+        self.live.len()
+    }
+    fn live_connections(&self, each: &mut dyn FnMut(LiveConnection)) {
+        self.live.iter().copied().for_each(each);
+    }
+    fn now_ns(&self) -> u64 {
+        77
+    }
+    fn log(&self, entry: ExternalEntry) -> bool {
+        self.log.try_send(entry).is_ok()
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    feed: Mutex<Feed>,
+    account: Arc<Account>,
+    logged: mpsc::Receiver<ExternalEntry>,
+    _running: Running,
+    _sink: JsonLines,
+}
+
+fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
+    let token = token.map(|token| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), token).expect("the token");
+        Token::read(file.path()).expect("a token")
+    });
+    let local = ([127, 0, 0, 1], 0).into();
+    let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let bound = Bound::bind(local, token, &hosts).expect("a free port");
+    let address = bound.address();
+    let account = Account::new(&[json_lines::NAME]);
+    let sink = JsonLines::start(
+        Options {
+            target: Target::Nowhere,
+            rotate: None,
+            fields: Selection::all(),
+            queue_max: 1,
+            patience: Patience::default(),
+        },
+        account.sink(json_lines::NAME),
+    )
+    .expect("a sink that writes nowhere");
+    let (log, logged) = mpsc::sync_channel(1);
+    let mut world = World {
+        live: vec![],
+        ready: Ok(()),
+        log,
+    };
+    change(&mut world);
+    let recent = Recent::new(50);
+    let metrics = Arc::<CallMetrics>::default();
+    let running = bound
+        .start(Sources {
+            facts: Box::new(world),
+            account: Arc::clone(&account),
+            sink: sink.observer(),
+            recent: Arc::clone(&recent),
+            metrics: Arc::clone(&metrics),
+            visible: Selection::all(),
+            instance: "test".into(),
+        })
+        .expect("a thread");
+    Server {
+        address,
+        feed: Mutex::new(Feed::new(recent, metrics)),
+        account,
+        logged,
+        _running: running,
+        _sink: sink,
+    }
+}
+
+fn serve() -> Server {
+    start(None, |_| ())
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// `400 the reason`
+    fn refusal(&self) -> String {
+        let error = self.json()["error"].as_str().map(str::to_owned);
+        format!("{} {}", self.status, error.unwrap_or_default())
+    }
+}
+
+impl Server {
+    /// Sends these lines and a body, reads until the server closes.
+    fn raw(&self, head: &str, body: &str) -> Answer {
+        let mut socket = TcpStream::connect(self.address).expect("a connection");
+        let request = format!("{head}\r\nConnection: close\r\n\r\n{body}");
+        socket.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Answer {
+            status: status.expect("a status"),
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost"), "")
+    }
+
+    fn post(&self, body: &str) -> Answer {
+        let length = body.len();
+        let head = format!(
+            "POST /api/v1/logging HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}"
+        );
+        self.raw(&head, body)
+    }
+
+    /// Shows records.
+    fn feed(&self, records: impl IntoIterator<Item = CallRecord>) {
+        let mut feed = self.feed.lock().expect("one thread feeds");
+        for record in records {
+            feed.take(record);
+        }
+        feed.flush();
+    }
+}
+
+fn call(n: u128) -> CallRecord {
+    CallRecord {
+        http_request_method: Some("GET".into()),
+        http_response_status_code: Some(200),
+        url_path: Some(format!("/orders/{n}")),
+        api: Arc::new(ApiNames {
+            route: Some("/orders/{id}".into()),
+            ..ApiNames::default()
+        }),
+        ..CallRecord::new(
+            Kind::Call,
+            Uuid::from_u128(n),
+            Timestamp::from_unix_us(n as i64),
+        )
+    }
+}
+
+fn of_connection(mut record: CallRecord, cookie: u64, peer: &str) -> CallRecord {
+    let peer: SocketAddr = peer.parse().expect("an address");
+    record.client.socket_cookie = SocketCookie::new(cookie);
+    record.network_peer_address = Some(peer.ip());
+    record.network_peer_port = Some(peer.port());
+    record.network_local_address = Some(IpAddr::from([10, 0, 0, 1]));
+    record.network_local_port = Some(8080);
+    record
+}
+
+fn uids(page: &Value) -> Vec<u128> {
+    let calls = page["calls"].as_array().expect("a list");
+    calls
+        .iter()
+        .map(|call| call["log.record.uid"].as_str().expect("a uid"))
+        .map(|uid| uid.parse::<Uuid>().expect("a uid").as_u128())
+        .collect()
+}
+
+#[test]
+fn beyond_loopback_a_token_is_needed_to_start() {
+    let any: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let refused = Bound::bind(any, None, &[]).expect_err("no token");
+    expect!["the admin API on 0.0.0.0:0 can be reached from other machines, and there is no token; set admin.token_file, or listen on 127.0.0.1"]
+        .assert_eq(&refused.to_string());
+    for loopback in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0"] {
+        let address = loopback.parse().expect("an address");
+        if let Err(error) = Bound::bind(address, None, &[]) {
+            // A machine may have no IPv6; it is never the missing token.
+            assert!(matches!(error, AdminError::Bind { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = serve();
+    let error = Bound::bind(taken.address, None, &[]).expect_err("it is taken");
+    assert!(
+        error.to_string().contains(&taken.address.to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn with_a_token_everything_but_the_probes_needs_it() {
+    let server = start(Some(TOKEN), |_| ());
+    let with = |line: &str| {
+        let head = format!("GET /api/v1/status HTTP/1.1\r\nHost: localhost{line}");
+        server.raw(&head, "").status
+    };
+    assert_eq!(with(""), 401);
+    assert_eq!(with("\r\nAuthorization: Bearer wrong"), 401);
+    assert_eq!(with("\r\nAuthorization: Bearer 0123456789abcdeX"), 401);
+    assert_eq!(with(&format!("\r\nAuthorization: Basic {TOKEN}")), 401);
+    assert_eq!(with(&format!("\r\nAuthorization: Bearer {TOKEN}")), 200);
+    assert_eq!(with(&format!("\r\nauthorization: bearer {TOKEN}")), 200);
+    for endpoint in endpoints() {
+        let method = &endpoint.method;
+        let path = endpoint.path.replace("{uid}", &Uuid::nil().to_string());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost");
+        let answer = server.raw(&head, "");
+        assert_eq!(answer.status == 401, !endpoint.open, "{path} {answer:?}");
+        if !endpoint.open {
+            assert!(
+                answer.head.contains("www-authenticate: bearer"),
+                "{answer:?}"
+            );
+        }
+    }
+    // What is not there is not told to strangers, either.
+    assert_eq!(server.get("/nothing").status, 401);
+}
+
+#[test]
+fn other_hosts_and_origins_are_refused() {
+    let server = serve();
+    let port = server.address.port();
+    for (lines, status) in [
+        ("Host: localhost".to_owned(), 200),
+        (format!("Host: localhost:{port}"), 200),
+        (format!("Host: 127.0.0.1:{port}"), 200),
+        ("Host: LocalHost".to_owned(), 200),
+        ("Host: rebound.example".to_owned(), 403),
+        (format!("Host: rebound.example:{port}"), 403),
+        ("Host: 192.0.2.1".to_owned(), 403),
+        ("X: no host".to_owned(), 400),
+        ("Host: localhost\r\nHost: localhost".to_owned(), 400),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}"),
+            200,
+        ),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://localhost:1"),
+            403,
+        ),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://page.example"),
+            403,
+        ),
+        ("Host: localhost\r\nOrigin: null".to_owned(), 403),
+        (
+            "Host: localhost\r\nSec-Fetch-Site: cross-site".to_owned(),
+            403,
+        ),
+        (
+            "Host: localhost\r\nSec-Fetch-Site: same-origin".to_owned(),
+            200,
+        ),
+    ] {
+        let answer = server.raw(&format!("GET /api/v1/status HTTP/1.1\r\n{lines}"), "");
+        assert_eq!(answer.status, status, "{lines}: {answer:?}");
+        assert_eq!(answer.json()["error"].is_string(), status != 200);
+    }
+    let absolute = "GET http://rebound.example/api/v1/status HTTP/1.1\r\nHost: localhost";
+    assert_eq!(server.raw(absolute, "").status, 400);
+    let probe = server.raw("GET /healthz HTTP/1.1\r\nHost: 10.1.2.3:9901", "");
+    assert_eq!((probe.status, probe.body.as_str()), (200, "ok\n"));
+}
+
+#[test]
+fn what_is_not_there_is_refused_as_json() {
+    let server = serve();
+    let nothing = server.get("/api/v2/status");
+    expect!["404 there is nothing at /api/v2/status; see /api/v1/openapi.json"]
+        .assert_eq(&nothing.refusal());
+    let ask = |line: &str| server.raw(&format!("{line} HTTP/1.1\r\nHost: localhost"), "");
+    let wrong = ask("DELETE /api/v1/calls/00000000-0000-0000-0000-000000000000");
+    expect!["405 /api/v1/calls/00000000-0000-0000-0000-000000000000 takes GET, HEAD, not DELETE"]
+        .assert_eq(&wrong.refusal());
+    let wrong = ask("GET /api/v1/logging");
+    expect!["405 /api/v1/logging takes POST, not GET"].assert_eq(&wrong.refusal());
+    assert!(wrong.head.contains("\r\nallow: post"), "{wrong:?}");
+}
+
+#[test]
+fn readiness_says_why_not() {
+    assert_eq!(serve().get("/readyz").status, 200);
+    let draining = start(None, |world| world.ready = Err("draining".into()));
+    expect!["503 draining"].assert_eq(&draining.get("/readyz").refusal());
+    assert_eq!(draining.get("/healthz").status, 200);
+}
+
+#[test]
+fn the_status_tells_where_every_record_is() {
+    let server = serve();
+    let _open = server.account.open(Kind::Call);
+    let status = server.get("/api/v1/status").json();
+    assert_eq!(status["logging"]["on"], false);
+    assert_eq!(status["tap"]["mode"], "tcp_info");
+    assert_eq!(status["tap"]["reason"], "no privilege");
+    assert_eq!(status["tap"]["drops"]["no_slot"], 3);
+    assert_eq!(status["records"]["json_lines"]["call"]["open"], 1);
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn an_entry_is_taken_as_posted() {
+    let server = serve();
+    let answer = server.post(
+        r#"{"message": "TCP header logged successfully.", "details": {"src_ip": "192.168.1.5", "dst_ip": "192.168.1.10", "port": 8080, "Trace.Id": "x", "ok": true}}"#,
+    );
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let entry = server.logged.try_recv().expect("the entry");
+    assert_eq!(answer.json()["uid"], entry.uid.to_string());
+    assert_eq!(entry.message, "TCP header logged successfully.");
+    let details: Vec<(&str, &str)> = entry
+        .details
+        .iter()
+        .map(|(key, value)| (&**key, &**value))
+        .collect();
+    let expected = [
+        ("src_ip", "192.168.1.5"),
+        ("dst_ip", "192.168.1.10"),
+        ("port", "8080"),
+        ("trace_id", "x"),
+        ("ok", "true"),
+    ];
+    assert_eq!(details, expected);
+    assert_eq!(
+        (entry.accepted_ns, entry.attached_to, entry.matches),
+        (77, None, Some(0))
+    );
+}
+
+#[test]
+fn an_entry_needs_no_details() {
+    let server = serve();
+    assert_eq!(server.post(r#"{"message": "hello"}"#).status, 202);
+    assert_eq!(server.logged.try_recv().expect("the entry").details, []);
+}
+
+#[test]
+fn entries_that_break_a_rule_are_refused_with_the_reason() {
+    let server = serve();
+    let long = |n: usize| "x".repeat(n);
+    let keys: Vec<String> = (0..65).map(|n| format!(r#""k{n}": 1"#)).collect();
+    let cases = [
+        ("".to_owned(), "EOF while parsing a value"),
+        ("[]".to_owned(), "400 invalid length 0"),
+        ("{}".to_owned(), "missing field `message`"),
+        (
+            r#"{"message": 5}"#.to_owned(),
+            "invalid type: integer `5`, expected a string",
+        ),
+        (r#"{"message": " "}"#.to_owned(), "message is empty"),
+        (
+            format!(r#"{{"message": "{}"}}"#, long(8193)),
+            "message is longer than 8192 bytes",
+        ),
+        (
+            r#"{"message": "m", "level": "info"}"#.to_owned(),
+            "unknown field `level`",
+        ),
+        (
+            r#"{"message": "m", "message": "n"}"#.to_owned(),
+            "duplicate field `message`",
+        ),
+        (
+            r#"{"message": "m", "details": [1]}"#.to_owned(),
+            "expected an object",
+        ),
+        (
+            r#"{"message": "m", "details": null}"#.to_owned(),
+            "expected an object",
+        ),
+        (
+            r#"{"message": "m", "details": {"a": null}}"#.to_owned(),
+            "details.a is neither",
+        ),
+        (
+            r#"{"message": "m", "details": {"a": {"b": 1}}}"#.to_owned(),
+            "details.a is neither",
+        ),
+        (
+            r#"{"message": "m", "details": {"": 1}}"#.to_owned(),
+            "key that is empty",
+        ),
+        (
+            r#"{"message": "m", "details": {"a\n": 1}}"#.to_owned(),
+            "control characters",
+        ),
+        (
+            r#"{"message": "m", "details": {"a.b": 1, "A_b": 2}}"#.to_owned(),
+            r#"the key "a_b" twice"#,
+        ),
+        (
+            r#"{"message": "m", "details": {"a": 1, "a": 2}}"#.to_owned(),
+            r#"the key "a" twice"#,
+        ),
+        (
+            format!(r#"{{"message": "m", "details": {{"{}": 1}}}}"#, long(129)),
+            "longer than 128",
+        ),
+        (
+            format!(
+                r#"{{"message": "m", "details": {{"a": "{}"}}}}"#,
+                long(1025)
+            ),
+            "details.a is longer than 1024",
+        ),
+        (
+            format!(r#"{{"message": "m", "details": {{{}}}}}"#, keys.join(",")),
+            "more than 64 keys",
+        ),
+        ("{\"message\": \"m\"} x".to_owned(), "trailing characters"),
+    ];
+    for (body, reason) in cases {
+        let refusal = server.post(&body).refusal();
+        assert!(
+            refusal.starts_with("400 ") && refusal.contains(reason),
+            "{body}: {refusal}"
+        );
+    }
+    assert!(
+        server.logged.try_recv().is_err(),
+        "a refused entry was logged"
+    );
+}
+
+#[test]
+fn a_body_must_be_declared_as_json_and_short() {
+    let server = serve();
+    for content_type in [
+        "Content-Type: text/plain",
+        "Content-Type: application/jsonp",
+        "X: none",
+    ] {
+        let head = format!(
+            "POST /api/v1/logging HTTP/1.1\r\nHost: localhost\r\n{content_type}\r\nContent-Length: 15"
+        );
+        assert_eq!(
+            server.raw(&head, r#"{"message":"m"}"#).status,
+            415,
+            "{content_type}"
+        );
+    }
+    let declared = "POST /api/v1/logging HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json; charset=utf-8";
+    let head = format!("{declared}\r\nContent-Length: 15");
+    assert_eq!(server.raw(&head, r#"{"message":"m"}"#).status, 202);
+
+    let head = format!("{declared}\r\nContent-Length: 99999999");
+    assert_eq!(server.raw(&head, "").status, 413);
+    let chunk = format!("20001\r\n{}\r\n0\r\n\r\n", "x".repeat(0x20001));
+    let head = format!("{declared}\r\nTransfer-Encoding: chunked");
+    assert_eq!(server.raw(&head, &chunk).status, 413);
+}
+
+#[test]
+fn a_full_queue_is_said() {
+    let server = serve();
+    assert_eq!(server.post(r#"{"message": "first"}"#).status, 202);
+    let answer = server.post(r#"{"message": "second"}"#);
+    assert_eq!(answer.status, 503);
+    assert!(answer.head.contains("\r\nretry-after: 1"), "{answer:?}");
+}
+
+#[test]
+fn an_entry_is_attached_only_to_exactly_one() {
+    let connection = |cookie, peer: &str| LiveConnection {
+        cookie: SocketCookie::new(cookie).expect("not zero"),
+        peer: peer.parse().expect("an address"),
+        local: "10.0.0.1:8080".parse().expect("an address"),
+    };
+    let server = start(None, |world| {
+        world.live = vec![
+            connection(1, "192.0.2.1:1001"),
+            connection(2, "192.0.2.1:1002"),
+            connection(3, "192.0.2.3:1003"),
+        ];
+    });
+    let with_id = |n, id: &str| CallRecord {
+        http_request_id: Some(id.into()),
+        ..call(n)
+    };
+    let mut to_upstream = of_connection(with_id(5, "r5"), 5, "192.0.2.5:1005");
+    to_upstream.upstream.socket_cookie = SocketCookie::new(50);
+    server.feed([
+        of_connection(with_id(10, "r1"), 1, "192.0.2.1:1001"),
+        of_connection(with_id(11, "twice"), 1, "192.0.2.1:1001"),
+        of_connection(with_id(12, "twice"), 4, "192.0.2.4:1004"),
+        // The same port as a live connection had before.
+        of_connection(with_id(13, "r13"), 6, "192.0.2.3:1003"),
+        to_upstream,
+    ]);
+    let uid = |n| Uuid::from_u128(n).to_string();
+    for (details, attached_to, matches) in [
+        (r#""cookie": "1""#, Some("1".to_owned()), None),
+        (r#""cookie": 4"#, Some("4".to_owned()), None),
+        (r#""cookie": 50"#, Some("50".to_owned()), None),
+        (r#""cookie": 99"#, None, Some(0)),
+        (r#""cookie": "one""#, None, Some(0)),
+        (r#""request_id": "r1""#, Some(uid(10)), None),
+        (r#""request_id": "twice""#, None, Some(2)),
+        (r#""request_id": "twice", "cookie": 4"#, Some(uid(12)), None),
+        (
+            r#""request_id": "twice", "src_ip": "192.0.2.1""#,
+            Some(uid(11)),
+            None,
+        ),
+        (r#""request_id": "r1", "cookie": 4"#, None, Some(0)),
+        (&format!(r#""uid": "{}""#, uid(12)), Some(uid(12)), None),
+        (&format!(r#""uid": "{}""#, uid(99)), None, Some(0)),
+        (
+            r#""src_ip": "192.0.2.1", "src_port": 1002, "dst_ip": "10.0.0.1", "dst_port": 8080"#,
+            Some("2".to_owned()),
+            None,
+        ),
+        (
+            r#""src_ip": "::ffff:192.0.2.4", "src_port": "1004", "dst_ip": "10.0.0.1", "port": "8080""#,
+            Some("4".to_owned()),
+            None,
+        ),
+        (
+            r#""src_ip": "192.0.2.3", "src_port": 1003, "dst_ip": "10.0.0.1", "dst_port": 8080"#,
+            None,
+            Some(2),
+        ),
+        // One fits, but three quarters of a connection's name are not its name.
+        (
+            r#""src_ip": "192.0.2.1", "src_port": 1002, "dst_ip": "10.0.0.1""#,
+            None,
+            Some(1),
+        ),
+        (r#""src_ip": "192.0.2.1""#, None, Some(2)),
+        (r#""src_ip": "somewhere""#, None, Some(0)),
+        (r#""cookie": 1, "src_port": 1002"#, None, Some(0)),
+        (r#""colour": "red""#, None, Some(0)),
+    ] {
+        let body = format!(r#"{{"message": "m", "details": {{{details}}}}}"#);
+        let answer = server.post(&body);
+        let entry = server.logged.try_recv().expect("the entry");
+        assert_eq!(
+            (&entry.attached_to, entry.matches),
+            (&attached_to, matches),
+            "{details}"
+        );
+        let answer = answer.json();
+        assert_eq!(
+            answer["attached_to"].as_str().map(str::to_owned),
+            attached_to
+        );
+        assert_eq!(answer["matches"].as_u64(), matches.map(u64::from));
+    }
+}
+
+#[test]
+fn recent_calls_come_in_pages() {
+    let server = serve();
+    server.feed((1..=60).map(call)); // the ring holds 50
+    let page = server.get("/api/v1/calls?limit=20").json();
+    assert_eq!(uids(&page), (41..=60).rev().collect::<Vec<_>>());
+    let next = |page: &Value| page["next"].as_str().expect("there is more").to_owned();
+    let page = server
+        .get(&format!("/api/v1/calls?limit=20&before={}", next(&page)))
+        .json();
+    assert_eq!(uids(&page), (21..=40).rev().collect::<Vec<_>>());
+    let page = server
+        .get(&format!("/api/v1/calls?limit=20&before={}", next(&page)))
+        .json();
+    assert_eq!(uids(&page), (11..=20).rev().collect::<Vec<_>>());
+    assert_eq!(page.get("next"), None);
+
+    let gone = Uuid::from_u128(1);
+    let page = server.get(&format!("/api/v1/calls?before={gone}")).json();
+    assert_eq!(uids(&page), [] as [u128; 0]);
+}
+
+#[test]
+fn recent_calls_are_filtered() {
+    let server = serve();
+    server.feed((1..=9).map(|n| CallRecord {
+        http_response_status_code: Some(if n % 3 == 0 { 503 } else { 200 }),
+        ..call(n)
+    }));
+    let page = server
+        .get("/api/v1/calls?status=5xx&path=/orders/&limit=2")
+        .json();
+    assert_eq!(uids(&page), [9, 6]);
+    let rest = page["next"].as_str().expect("there is more");
+    let page = server
+        .get(&format!("/api/v1/calls?status=5xx&before={rest}"))
+        .json();
+    assert_eq!(uids(&page), [3]);
+    let page = server
+        .get("/api/v1/calls?route=%2Forders%2F%7Bid%7D&kind=external")
+        .json();
+    assert_eq!(uids(&page), [] as [u128; 0]);
+    for (query, reason) in [
+        ("statsu=5xx", "400 there is no parameter \"statsu\""),
+        ("limit=0", "400 limit: \"0\" is no number from 1 to 1000"),
+        (
+            "limit=1001",
+            "400 limit: \"1001\" is no number from 1 to 1000",
+        ),
+        ("before=5", "400 \"5\" is no uid of a record"),
+        ("client=me", "400 client: \"me\" is no IP address"),
+    ] {
+        assert_eq!(
+            server.get(&format!("/api/v1/calls?{query}")).refusal(),
+            reason
+        );
+    }
+}
+
+#[test]
+fn one_call_is_found_by_its_uid() {
+    let server = serve();
+    server.feed([call(7)]);
+    let uid = Uuid::from_u128(7);
+    let found = server.get(&format!("/api/v1/calls/{uid}")).json();
+    assert_eq!(found["url.path"], "/orders/7");
+    let uid = Uuid::from_u128(8);
+    let gone = server.get(&format!("/api/v1/calls/{uid}"));
+    assert_eq!(
+        gone.refusal(),
+        format!("404 no recent record has the uid {uid}; older ones are in the log")
+    );
+    assert_eq!(server.get("/api/v1/calls/7").status, 400);
+}
+
+/// A live stream of events.
+struct Events(BufReader<TcpStream>);
+
+impl Events {
+    fn open(server: &Server, query: &str, lines: &str) -> Self {
+        let mut socket = TcpStream::connect(server.address).expect("a connection");
+        let head =
+            format!("GET /api/v1/calls/stream{query} HTTP/1.1\r\nHost: localhost{lines}\r\n\r\n");
+        socket.write_all(head.as_bytes()).expect("a request");
+        let mut events = Self(BufReader::new(socket));
+        // The greeting says that the stream has begun.
+        while events.line() != ": calltap" {}
+        events
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let n = self.0.read_line(&mut line).expect("a line");
+        assert!(n > 0, "the stream ended");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event's data; `event NAME data` where it has a name.
+    fn next(&mut self) -> String {
+        let mut name = String::new();
+        loop {
+            let line = self.line();
+            if let Some(said) = line.strip_prefix("event: ") {
+                name = format!("event {said} ");
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                return name + data;
+            }
+        }
+    }
+
+    fn next_uid(&mut self) -> u128 {
+        let data = self.next();
+        let record: Value = serde_json::from_str(&data).expect("a record");
+        let uid = record["log.record.uid"].as_str().expect("a uid");
+        uid.parse::<Uuid>().expect("a uid").as_u128()
+    }
+}
+
+#[test]
+fn a_stream_shows_records_as_they_come() {
+    let server = serve();
+    server.feed([call(1)]);
+    let mut all = Events::open(&server, "", "");
+    let mut errors = Events::open(&server, "?status=4xx", "");
+    server.feed([call(2)]);
+    let not_found = CallRecord {
+        http_response_status_code: Some(404),
+        ..call(3)
+    };
+    server.feed([not_found]);
+    assert_eq!((all.next_uid(), all.next_uid()), (2, 3));
+    assert_eq!(errors.next_uid(), 3);
+    assert_eq!(server.get("/api/v1/status").json()["streams"]["open"], 2);
+    assert_eq!(server.get("/api/v1/calls/stream?what=ever").status, 400);
+}
+
+#[test]
+fn a_stream_continues_after_the_last_event_seen() {
+    let server = serve();
+    server.feed((1..=5).map(call));
+    let seen = Uuid::from_u128(3);
+    let mut events = Events::open(&server, "", &format!("\r\nLast-Event-ID: {seen}"));
+    assert_eq!((events.next_uid(), events.next_uid()), (4, 5));
+}
+
+#[test]
+fn a_slow_reader_is_told_what_it_missed() {
+    let server = serve();
+    let mut events = Events::open(&server, "", "");
+    // Far more than the kernel's buffers, the stream's pieces and the ring hold.
+    let fat = |n| CallRecord {
+        user_agent_original: Some("x".repeat(64 << 10)),
+        ..call(n)
+    };
+    for n in 0..1_000 {
+        server.feed([fat(n)]);
+    }
+    let (mut shown, mut missed) = (0, 0);
+    while shown + missed < 1_000 {
+        match events.next().strip_prefix("event dropped ") {
+            Some(said) => {
+                let said: Value = serde_json::from_str(said).expect("an object");
+                missed += said["dropped"].as_u64().expect("a number");
+            }
+            None => shown += 1,
+        }
+    }
+    assert_eq!(shown + missed, 1_000);
+    assert!(missed > 0 && shown >= 50, "{missed} missed, {shown} shown");
+    assert_eq!(
+        server.get("/api/v1/status").json()["streams"]["dropped"],
+        missed
+    );
+}
+
+#[test]
+fn streams_have_a_bound_and_end_with_the_api() {
+    let server = serve();
+    let mut streams: Vec<Events> = (0..calls::STREAMS_MAX)
+        .map(|_| Events::open(&server, "", ""))
+        .collect();
+    assert_eq!(server.get("/api/v1/calls/stream").status, 503);
+    drop(server);
+    for stream in &mut streams {
+        let mut rest = String::new();
+        stream
+            .0
+            .read_to_string(&mut rest)
+            .expect("the end, not a reset");
+    }
+}
+
+#[test]
+fn metrics_are_in_base_units_and_of_bounded_number() {
+    let server = serve();
+    let hostile = CallRecord {
+        api: Arc::new(ApiNames {
+            route: Some("/a\"b\\c\n".into()),
+            ..ApiNames::default()
+        }),
+        http_response_status_code: None,
+        gateway_duration_us: Some(40_000_000),
+        ..call(1)
+    };
+    server.feed([
+        CallRecord {
+            gateway_duration_us: Some(1_500),
+            delivered_us: Some(2_000_000),
+            time_delivery_us: Some(1_998_500),
+            http_request_body_size: Some(100),
+            ..call(2)
+        },
+        hostile,
+    ]);
+    server.feed((0..2_000).map(|n| CallRecord {
+        api: Arc::new(ApiNames {
+            route: Some(format!("/r{n}")),
+            ..ApiNames::default()
+        }),
+        gateway_duration_us: Some(1),
+        ..call(n)
+    }));
+    let answer = server.get("/metrics");
+    assert!(
+        answer
+            .head
+            .contains("content-type: text/plain; version=0.0.4"),
+        "{}",
+        answer.head
+    );
+    let page = answer.body;
+    for line in [
+        "# TYPE calltap_call_duration_seconds histogram",
+        r#"calltap_call_duration_seconds_bucket{route="/orders/{id}",status_class="2xx",le="0.001"} 0"#,
+        r#"calltap_call_duration_seconds_bucket{route="/orders/{id}",status_class="2xx",le="0.0025"} 1"#,
+        r#"calltap_call_duration_seconds_bucket{route="/orders/{id}",status_class="2xx",le="+Inf"} 1"#,
+        r#"calltap_call_duration_seconds_sum{route="/orders/{id}",status_class="2xx"} 0.0015"#,
+        r#"calltap_call_duration_seconds_bucket{route="/a\"b\\c\n",status_class="none",le="30"} 0"#,
+        r#"calltap_call_duration_seconds_bucket{route="/a\"b\\c\n",status_class="none",le="+Inf"} 1"#,
+        r#"calltap_call_duration_seconds_count{route="_other",status_class="2xx"} 1002"#,
+        r#"calltap_call_delivered_seconds_sum{route="/orders/{id}"} 2"#,
+        r#"calltap_call_time_seconds_total{part="delivery"} 1.9985"#,
+        r#"calltap_call_coverage_total{coverage="none"} 2002"#,
+        "calltap_request_body_bytes_total 100",
+        r#"calltap_tap_drops_total{reason="no_slot"} 3"#,
+        r#"calltap_records_dropped_total{sink="json_lines",kind="call",reason="queue_full"} 0"#,
+    ] {
+        assert!(page.lines().any(|l| l == line), "no line {line}");
+    }
+    // Every sample belongs to the family announced before it, and no family comes twice.
+    let mut seen = Vec::new();
+    let mut family = "";
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            family = rest.split(' ').next().expect("a name");
+            assert!(!seen.contains(&family), "{family} comes twice");
+            seen.push(family);
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(family), "{line} is not of {family}");
+        }
+    }
+}
+
+/// Every family with its type: what dashboards depend on.
+#[test]
+fn the_metrics_keep_their_names() {
+    let page = serve().get("/metrics").body;
+    let types: Vec<&str> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE "))
+        .collect();
+    expect![[r#"
+        calltap_build_info gauge
+        calltap_call_duration_seconds histogram
+        calltap_call_delivered_seconds histogram
+        calltap_call_time_seconds_total counter
+        calltap_call_coverage_total counter
+        calltap_retransmitted_segments_total counter
+        calltap_request_body_bytes_total counter
+        calltap_response_body_bytes_total counter
+        calltap_connections_without_call_total counter
+        calltap_records_accepted_total counter
+        calltap_records_open gauge
+        calltap_records_settling gauge
+        calltap_records_queued gauge
+        calltap_records_written_total counter
+        calltap_records_dropped_total counter
+        calltap_sink_errors_total counter
+        calltap_sink_failing gauge
+        calltap_stream_dropped_records_total counter
+        calltap_client_connections gauge
+        calltap_tap_info gauge
+        calltap_tap_ledgers gauge
+        calltap_tap_ledgers_used gauge
+        calltap_tap_memory_bytes gauge
+        calltap_tap_drops_total counter
+        calltap_upstream_healthy gauge
+        calltap_upstream_calls_in_flight gauge
+        process_cpu_seconds_total counter
+        process_start_time_seconds gauge
+        process_resident_memory_bytes gauge
+        process_open_fds gauge"#]]
+    .assert_eq(&types.join("\n"));
+}
+
+#[test]
+fn the_committed_description_is_the_served_one() {
+    let served = serve().get("/api/v1/openapi.json").body;
+    expect_file!["../../../docs/openapi.json"].assert_eq(&served);
+    let document: Value = serde_json::from_str(&served).expect("JSON");
+    let paths = document["paths"].as_object().expect("an object");
+    assert_eq!(
+        paths.len(),
+        endpoints().len(),
+        "two endpoints of one path need merging"
+    );
+}
