@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use crate::caretaker::Caretaker;
+
 /// Our cgroups are named so, with a process id behind it.
 const NAME_PREFIX: &str = "calltap-";
 /// Another process that starts may remove a cgroup between our making and entering it.
@@ -94,6 +96,13 @@ impl Cgroup {
     pub(crate) fn is_writable(&self) -> bool {
         let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
         rustix::fs::accessat(&self.directory, ".", writable, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Whether we could still remove a cgroup from here without any capability.
+    fn outlives_privileges(&self) -> io::Result<bool> {
+        let stat = rustix::fs::fstat(&self.directory)?;
+        let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        Ok(ours && Mode::from_raw_mode(stat.st_mode).contains(Mode::WUSR))
     }
 
     /// The cgroup that this one is in; `None` at the top of what is mounted here.
@@ -244,6 +253,8 @@ pub(crate) struct Membership {
     origin: Option<Cgroup>,
     /// The name under `origin` of a cgroup that we made.
     made: Option<String>,
+    /// Removes it where we may not any more.
+    caretaker: Option<Caretaker>,
 }
 
 impl Membership {
@@ -252,10 +263,11 @@ impl Membership {
         let origin = own()?;
         origin.remove_stale();
         match make_and_enter(&origin) {
-            Ok((tapped, name)) => Ok(Self {
+            Ok((tapped, name, caretaker)) => Ok(Self {
                 tapped,
                 origin: Some(origin),
                 made: Some(name),
+                caretaker,
             }),
             Err(source) if origin.is_real_root() => Err(CgroupError::RealRoot {
                 path: origin.path,
@@ -270,6 +282,7 @@ impl Membership {
                     tapped: origin,
                     origin: None,
                     made: None,
+                    caretaker: None,
                 })
             }
         }
@@ -307,6 +320,7 @@ impl Membership {
                 tapped,
                 origin: None,
                 made: None,
+                caretaker: None,
             });
         }
         tapped.admit(&process).map_err(unusable("enter"))?;
@@ -314,6 +328,7 @@ impl Membership {
             tapped,
             origin: Some(origin),
             made: None,
+            caretaker: None,
         })
     }
 
@@ -328,7 +343,7 @@ impl Membership {
 
 const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 
-fn make_and_enter(origin: &Cgroup) -> io::Result<(Cgroup, String)> {
+fn make_and_enter(origin: &Cgroup) -> io::Result<(Cgroup, String, Option<Caretaker>)> {
     let process = std::process::id().to_string();
     let mut tries = 0;
     loop {
@@ -341,11 +356,15 @@ fn make_and_enter(origin: &Cgroup) -> io::Result<(Cgroup, String)> {
         let entered = (|| {
             rustix::fs::mkdirat(&origin.directory, &name, Mode::from_raw_mode(0o755))?;
             let made = origin.open_below(&name)?;
+            let caretaker = match origin.outlives_privileges()? {
+                true => None,
+                false => Some(Caretaker::start(origin, &name)?),
+            };
             made.admit(&process)?;
-            Ok(made)
+            Ok((made, caretaker))
         })();
         match entered {
-            Ok(made) => return Ok((made, name)),
+            Ok((made, caretaker)) => return Ok((made, name, caretaker)),
             Err(error) => {
                 let exists = io::Error::from(Errno::EXIST).kind();
                 let error: io::Error = error;
@@ -377,8 +396,10 @@ impl Drop for Membership {
                 tracing::warn!(cgroup = %self.tapped.path.display(), %error, "cannot leave");
             }
         }
+        // With a caretaker, dropping it is what removes the cgroup.
         if let Some(name) = &self.made
             && let Err(error) = origin.remove_below(name)
+            && self.caretaker.is_none()
         {
             tracing::warn!(cgroup = %self.tapped.path.display(), %error, "cannot remove");
         }

@@ -18,6 +18,7 @@ pub mod privilege;
 
 pub mod doctor;
 
+mod caretaker;
 mod cgroup;
 mod layout;
 mod slots;
