@@ -51,7 +51,11 @@ pub(crate) fn call_record(
         .times
         .resp_read_ns
         .map_or(Beginning::Range, Beginning::NotBefore);
-    let client = leg::read_leg(&exchange.client, Beginning::Range, sent, last);
+    let mut client = leg::read_leg(&exchange.client, Beginning::Range, sent, last);
+    if exchange.response.status.is_none() && exchange.client.sent_range.is_none() {
+        // No response, no bytes of it: nothing about them is unknown.
+        client.sent.fault = None;
+    }
     let upstream = exchange
         .upstream
         .as_ref()

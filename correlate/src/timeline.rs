@@ -17,7 +17,7 @@
 //! | → `up_sent_first` | `gateway` |
 //! | `up_sent_first` → `up_sent_last` | `client_send` until `req_last`, the rest `gateway` |
 //! | `up_sent_last` → `up_first` | `upstream_network`: re-sending the request's end, then one round trip (the smallest known, or less if a pure ACK came faster); the rest `upstream_server` |
-//! | `up_first` → `resp_first` | `gateway` |
+//! | `up_first` → `resp_first` | `gateway`, less what it waited for more: from `resp_read` until `up_last`, where that came before `resp_first`, it is `upstream_server` |
 //! | `resp_first` → `resp_last` | `delivery` while the gateway could not write, and once it had written everything; the rest `upstream_server`, but no more than until `up_last`; what is left `gateway` |
 //! | `resp_last` → `resp_acked` | `delivery`; what exceeds the smallest round trip, with nothing sent again and no closed window, is `delayed_ack` |
 //!
@@ -36,7 +36,8 @@
 //! What a response waits for after the gateway has written all of it is the way to the client
 //! alone, so that is `delivery` too: a large send buffer would otherwise hide a slow reader, whose
 //! time would be charged to the upstream. Likewise an upstream whose last packet has arrived owes
-//! nothing any more.
+//! nothing any more, and one that sends its head and later its body is waited for all the while,
+//! also where the gateway writes both at once.
 
 use smallvec::SmallVec;
 
@@ -263,6 +264,7 @@ enum Stretch {
     One(Part),
     Forwarding,
     Answering,
+    Returning,
     Responding,
     Acknowledging,
 }
@@ -324,7 +326,7 @@ fn way_of(marks: &Marks, evidence: &Evidence) -> SmallVec<[(Option<u64>, Stretch
             pass(marks.up_sent_first, Stretch::One(Part::Gateway));
             pass(marks.up_sent_last, Stretch::Forwarding);
             pass(marks.up_first, Stretch::Answering);
-            pass(marks.resp_first, Stretch::One(Part::Gateway));
+            pass(marks.resp_first, Stretch::Returning);
         }
     }
     pass(marks.resp_last, Stretch::Responding);
@@ -344,6 +346,7 @@ fn divide(
         Stretch::One(part) => parts.add(part, to - from),
         Stretch::Forwarding => forwarding(marks, from, to, parts),
         Stretch::Answering => answering(marks, evidence, from, to, parts),
+        Stretch::Returning => returning(marks, from, to, parts),
         Stretch::Responding => responding(marks, evidence, from, to, parts),
         Stretch::Acknowledging => acknowledging(evidence, to - from, parts),
     }
@@ -381,6 +384,20 @@ fn answering(marks: &Marks, evidence: &Evidence, from: u64, to: u64, parts: &mut
     let network = (sent - from) + round_trip.min(to - sent);
     parts.add(Part::UpstreamNetwork, network);
     parts.add(Part::UpstreamServer, to - from - network);
+}
+
+/// `up_first` to `resp_first`.
+fn returning(marks: &Marks, from: u64, to: u64, parts: &mut Parts) {
+    let upstream = match (marks.resp_read, marks.up_last) {
+        (Some(resp_read), Some(up_last)) if up_last <= to => {
+            up_last.saturating_sub(resp_read.clamp(from, to))
+        }
+        _ => 0,
+    };
+    if upstream > 0 {
+        parts.add(Part::UpstreamServer, upstream);
+    }
+    parts.add(Part::Gateway, to - from - upstream);
 }
 
 /// `resp_first` to `resp_last`.

@@ -27,7 +27,10 @@ fn call(script: &str) -> Exchange {
             path: "/".into(),
             ..Request::default()
         },
-        response: Response::default(),
+        response: Response {
+            status: Some(200),
+            ..Response::default()
+        },
         api: Default::default(),
         consumer: Consumer::default(),
         tls: None,
@@ -51,6 +54,7 @@ fn call(script: &str) -> Exchange {
             ["head_read", at] => call.times.head_read_ns = us(at),
             ["resp_read", at] => call.times.resp_read_ns = Some(us(at)),
             ["written", at] => call.times.resp_written_ns = us(at),
+            ["no", "response"] => call.response.status = None,
             ["blocked", time] => call.times.write_blocked_ns = us(time),
             ["attempt", outcome, at, ref rest @ ..] => {
                 let after = |name| {
@@ -408,6 +412,47 @@ fn an_acknowledgement_that_rides_on_the_response_is_no_evidence() {
             duration Some(450) delivered Some(480) client_send=0 kernel_wait=10 gateway=40 upstream_network=0 delivery=30 unattributed=400
             client exact in=100 out=320 segments_in=1 segments_out=1
             upstream exact in=300 out=120 segments_in=1 segments_out=1"#]],
+    );
+}
+
+#[test]
+fn a_head_that_waits_for_its_body_waits_for_the_upstream() {
+    check(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10;
+         attempt ok @20 pooled; u min_rtt 20; u> 0..120 @30-30 ack 120@50;
+         u< 0..900 @100-40100; resp_read 130;
+         c> 0..920 @40150-40150 ack 920@40180; written 40160",
+        expect![[r#"
+            duration Some(40150) delivered Some(40180) client_send=0 kernel_wait=10 gateway=100 upstream_network=20 upstream_server=40020 delivery=30
+            client exact in=100 out=920 segments_in=1 segments_out=1
+            upstream exact in=900 out=120 segments_in=1 segments_out=1"#]],
+    );
+    // Some of the body was yet to come: nobody knows for which packet the gateway waited.
+    check(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10;
+         attempt ok @20 pooled; u min_rtt 20; u> 0..120 @30-30 ack 120@50;
+         u< 0..900 @100-40100; resp_read 130;
+         c> 0..920 @20150-40150 ack 920@40180; written 40160",
+        expect![[r#"
+            duration Some(40150) delivered Some(40180) client_send=0 kernel_wait=10 gateway=20120 upstream_network=20 upstream_server=20000 delivery=30
+            client exact in=100 out=920 segments_in=1 segments_out=1
+            upstream exact in=900 out=120 segments_in=1 segments_out=1"#]],
+    );
+}
+
+#[test]
+fn a_client_that_left_before_the_answer() {
+    check(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10; no response; written 500",
+        expect![[r#"
+            neither duration nor delivery
+            client exact in=100 segments_in=1"#]],
+    );
+    check(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10; written 500",
+        expect![[r#"
+            neither duration nor delivery
+            client partial (range_unknown) in=100 segments_in=1"#]],
     );
 }
 
