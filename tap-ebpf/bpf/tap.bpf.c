@@ -591,11 +591,16 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 		return;
 	}
 	if (READ(s->place) == PLACE_NONE && p.payload) {
+		bool kept;
+
 		/* A child that a packet can find already, but that is still being set up. */
 		bpf_spin_lock(&s->lock);
-		if (s->place == PLACE_NONE)
+		kept = s->place == PLACE_NONE;
+		if (kept)
 			keep_early(&s->early, &p);
 		bpf_spin_unlock(&s->lock);
+		if (kept)
+			return;
 	}
 	l = ledger_at(READ(s->place));
 	tcp = bpf_tcp_sock(sk);

@@ -11,11 +11,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::tap::{LEDGER_BYTES, TapOptions};
 
-/// The oldest kernel with the maps and links that the programs use.
-pub const KERNEL_MIN: KernelVersion = KernelVersion {
-    major: 5,
-    minor: 12,
-};
+/// The oldest kernel that the tap's tests ran on.
+pub const KERNEL_MIN: KernelVersion = KernelVersion { major: 6, minor: 1 };
 
 /// From here on a process without capabilities may use maps it holds.
 pub const KERNEL_MAPS_WITHOUT_CAPABILITIES: KernelVersion = KernelVersion {
@@ -88,7 +85,7 @@ fn kernel_version() -> Check {
         "kernel_version",
         running.is_some_and(|running| running >= KERNEL_MIN),
         running.map_or("unreadable".to_owned(), |running| running.to_string()),
-        &format!("the tap needs Linux {KERNEL_MIN} or newer"),
+        &format!("the tap is known to work from Linux {KERNEL_MIN} on"),
     )
     .or_else("use a newer kernel; until then tap.mode = \"tcp_info\" gives fewer fields")
 }

@@ -18,6 +18,7 @@ use calltap_correlate::socket::SocketCookie;
 
 pub use crate::cgroup::CgroupError;
 use crate::cgroup::Membership;
+use crate::doctor::KERNEL_MIN;
 use crate::ledger::Ledger;
 use crate::slots::{Slot, Slots};
 use crate::{layout, monotonic_ns};
@@ -67,7 +68,7 @@ pub enum TapError {
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// The kernel refused the maps, or lacks what they need.
-    #[error("cannot create the tap's maps: this needs root or CAP_BPF, and Linux 5.10 or newer")]
+    #[error("cannot create the tap's maps: this needs root or CAP_BPF, and Linux {KERNEL_MIN}")]
     Maps {
         /// What the kernel said.
         source: EbpfError,

@@ -2,57 +2,10 @@
 
 use std::net::{SocketAddr, SocketAddrV4};
 
-use rustix::net::{AddressFamily, SendFlags, SocketType};
+use rustix::net::{SendFlags, sendto};
 
+use crate::forged::{ACK, FIN, RST, forged, raw_socket};
 use crate::support::{LOOPBACK, eventually, in_own_network, tapped, transfer};
-
-const ACK: u8 = 0x10;
-const RST: u8 = 0x04;
-const FIN: u8 = 0x01;
-
-/// A TCP packet as an attacker would make it: every field at will, the checksums right.
-fn forged(
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    seq: u32,
-    ack: u32,
-    flags: u8,
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut tcp = Vec::new();
-    tcp.extend(from.port().to_be_bytes());
-    tcp.extend(to.port().to_be_bytes());
-    tcp.extend(seq.to_be_bytes());
-    tcp.extend(ack.to_be_bytes());
-    tcp.extend([5 << 4, flags, 0x02, 0, 0, 0, 0, 0]);
-    tcp.extend(payload);
-    let mut summed = Vec::new();
-    summed.extend(from.ip().octets());
-    summed.extend(to.ip().octets());
-    summed.extend([0, 6]);
-    summed.extend((tcp.len() as u16).to_be_bytes());
-    summed.extend(&tcp);
-    let sum = checksum(&summed);
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + tcp.len() as u16).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 77, 6, 0, 0]);
-    ip.extend(from.ip().octets());
-    ip.extend(to.ip().octets());
-    ip.extend(tcp);
-    ip
-}
-
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    !(sum as u16)
-}
 
 fn v4(address: SocketAddr) -> SocketAddrV4 {
     let SocketAddr::V4(address) = address else {
@@ -74,16 +27,11 @@ fn forged_packets_change_nothing_but_a_counter() {
         let next = identity.receive_base.unwrap().wrapping_add(1000);
         let acked = identity.send_base.unwrap().wrapping_add(500);
         let (from, to) = (v4(identity.peer), v4(identity.local));
-        let raw = rustix::net::socket(
-            AddressFamily::INET,
-            SocketType::RAW,
-            Some(rustix::net::Protocol::from_raw(255.try_into().unwrap())),
-        )
-        .unwrap();
+        let raw = raw_socket();
         let far = 1 << 31;
         let send = |seq: u32, ack: u32, flags: u8, payload: &[u8]| {
             let packet = forged(from, to, seq, ack, flags, payload);
-            rustix::net::sendto(&raw, &packet, SendFlags::empty(), &to).unwrap();
+            sendto(&raw, &packet, SendFlags::empty(), &to).unwrap();
         };
         let before = ledger.counters(0);
         for (seq, ack, flags, payload, reason) in [

@@ -5,6 +5,9 @@
 
 mod acknowledged;
 mod closed;
+mod early;
+mod elsewhere;
+mod forged;
 mod hostile;
 mod lost;
 mod privilege;
