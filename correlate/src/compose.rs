@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::exchange::{
-    Attempt, Consumer, Exchange, ExternalEntry, FailedConnection, GatewayTimes, Leg, Policy,
+    Attempt, Consumer, EndedConnection, Exchange, ExternalEntry, GatewayTimes, Leg, Policy,
     Request, Response, Sharing, Stage, Text, TlsFacts, UpstreamLeg,
 };
 use crate::leg::{self, Beginning, Direction, LegEnd, LegReading};
@@ -468,9 +468,9 @@ fn worse_of_both(record: &mut CallRecord) {
         .max();
 }
 
-/// The record of a connection that never carried a call.
-pub fn connection_record(connection: FailedConnection, clock: WallClock) -> CallRecord {
-    let FailedConnection {
+/// The record of a connection that ended.
+pub fn connection_record(connection: EndedConnection, clock: WallClock) -> CallRecord {
+    let EndedConnection {
         uid,
         stage,
         error_type,
@@ -483,7 +483,7 @@ pub fn connection_record(connection: FailedConnection, clock: WallClock) -> Call
     let timestamp = clock.at_us(round_us(accepted_ns));
     let mut record = CallRecord::new(Kind::Connection, uid, timestamp);
     record.connection_stage = Some(stage);
-    record.error_type = Some(error_type.into());
+    record.error_type = error_type.map(Into::into);
     record.http_response_status_code = status;
     addresses(&mut record, &leg, None);
     syn(&mut record, &leg, &mut SynCache::new());

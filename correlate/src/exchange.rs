@@ -266,7 +266,7 @@ pub struct Policy {
     pub ratelimit_remaining: Option<u64>,
 }
 
-/// How far a connection got that never carried a call.
+/// How far a connection got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Connected, nothing received.
@@ -277,16 +277,17 @@ pub enum Stage {
     Head,
 }
 
-/// A connection that ended without a call.
+/// A connection that ended: without a call, or after its last one.
 #[derive(Clone, Debug)]
-pub struct FailedConnection {
+pub struct EndedConnection {
     /// Names the record.
     pub uid: Uuid,
     /// How far it got.
     pub stage: Stage,
     /// Why it ended, low-cardinality: `bad_request_line`, `tls_handshake_failed`, `head_timeout`,
-    /// `idle_timeout`, `client_closed`, `client_reset`, ...
-    pub error_type: &'static str,
+    /// `idle_timeout`, `client_closed`, `client_reset`, ...; absent when it carried calls and nothing
+    /// went wrong after them.
+    pub error_type: Option<&'static str>,
     /// `accept(2)` returned it.
     pub accepted_ns: u64,
     /// It ended.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use calltap_correlate::exchange::{
-    ApiNames, Attempt, Consumer, Exchange, ExternalEntry, FailedConnection, GatewayTimes, Leg,
+    ApiNames, Attempt, Consumer, Exchange, ExternalEntry, EndedConnection, GatewayTimes, Leg,
     Policy, Request, Response, Sharing, Stage, TlsFacts, UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
@@ -558,10 +558,10 @@ fn a_connection_that_failed_its_handshake() {
         },
         ..Leg::default()
     };
-    let failed = FailedConnection {
+    let failed = EndedConnection {
         uid: UID,
         stage: Stage::Tls,
-        error_type: "tls_handshake_failed",
+        error_type: Some("tls_handshake_failed"),
         accepted_ns: 120_350_000,
         ended_ns: 130_000_000,
         status: None,

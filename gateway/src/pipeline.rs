@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use calltap_correlate::exchange::{Exchange, ExternalEntry, FailedConnection};
+use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry};
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{SocketSnapshot, StreamRange};
@@ -19,7 +19,6 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
 use crate::clock::{now_ns, wall_clock};
-use crate::config::Connections;
 use crate::server::{ClientConnection, Late, Shared};
 use crate::socket::TapSource;
 
@@ -38,7 +37,7 @@ pub(crate) struct Finished {
 
 enum Entry {
     Call(Finished),
-    Connection(Box<FailedConnection>),
+    Connection(Box<EndedConnection>),
     External(Box<ExternalEntry>),
 }
 
@@ -76,10 +75,10 @@ impl Entrance {
         }
     }
 
-    /// A connection ended that never became a call.
-    pub(crate) fn connection_failed(&self, failed: FailedConnection) {
+    /// A connection ended, and is to be recorded.
+    pub(crate) fn connection_ended(&self, ended: EndedConnection) {
         self.account.complete(Kind::Connection);
-        if self.push(Entry::Connection(Box::new(failed))).is_err() {
+        if self.push(Entry::Connection(Box::new(ended))).is_err() {
             self.account
                 .dropped(Kind::Connection, DropReason::QueueFull, 1);
         }
@@ -123,9 +122,7 @@ impl Entrance {
 pub(crate) struct Pipeline {
     pub(crate) entrance: Arc<Entrance>,
     pub(crate) limits: Limits,
-    pub(crate) connections: Connections,
-    /// Connections without a call that are recorded each second at most; a scan must not fill the
-    /// disk.
+    /// Connections that are recorded each second at most; a scan must not fill the disk.
     pub(crate) connections_per_s_max: u32,
     /// `service.instance.id` of all records.
     pub(crate) instance: Arc<str>,
@@ -213,17 +210,12 @@ impl Pipeline {
             }) => {
                 join.take(exchange, Settling { client, late }, now);
             }
-            Entry::Connection(failed) => {
-                let reason = match self.connections {
-                    Connections::None => Some(DropReason::Disabled),
-                    _ if !bound.allows(self.connections_per_s_max, now) => {
-                        Some(DropReason::RateBounded)
-                    }
-                    _ => None,
-                };
-                match reason {
-                    Some(reason) => self.entrance.account.dropped(Kind::Connection, reason, 1),
-                    None => self.review(connection_record(*failed, clock), now),
+            Entry::Connection(ended) => {
+                if bound.allows(self.connections_per_s_max, now) {
+                    self.review(connection_record(*ended, clock), now);
+                } else {
+                    let reason = DropReason::RateBounded;
+                    self.entrance.account.dropped(Kind::Connection, reason, 1);
                 }
             }
             Entry::External(entry) => self.review(external_record(*entry, clock), now),

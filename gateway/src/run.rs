@@ -197,6 +197,7 @@ impl Calltap {
         ));
         let shared = Arc::new(Shared {
             limits: config.limits,
+            connections: config.records.connections,
             registry: DashMap::new(),
             entrance: Arc::clone(&entrance),
             live: Live::default(),
@@ -219,7 +220,6 @@ impl Calltap {
                 settle_max_ns: config.settle.max.as_nanos() as u64,
                 unsettled_max: config.settle.unsettled_max,
             },
-            connections: config.records.connections,
             connections_per_s_max: config.records.connections_per_s_max,
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),

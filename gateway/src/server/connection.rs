@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use calltap_correlate::exchange::{FailedConnection, Stage, TlsFacts};
+use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
 use calltap_correlate::socket::{Counters, SocketSnapshot, StreamRange};
 use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
@@ -421,51 +421,57 @@ impl ClientConnection {
         }
     }
 
-    /// The record of a connection whose last (or only) bytes never became a call, if it is one.
-    pub(crate) fn failure(&self) -> Option<FailedConnection> {
-        let unparsed = self.plain_read() > self.plain_read_at_call_end()
-            && self.doing() != Doing::Call
-            && !self.is_multiplexed();
-        if self.calls() > 0 && !unparsed {
-            return None;
-        }
+    /// How the connection ended: what its record tells.
+    pub(crate) fn ending(&self) -> EndedConnection {
         let answered = self.answered.load(Relaxed);
         let status = u16::try_from(answered).ok().filter(|status| *status != 0);
-        let stage = if self.secured && self.tls.get().is_none_or(|tls| tls.version.is_none()) {
+        let in_head = self.plain_read() > self.plain_read_at_call_end()
+            && self.doing() != Doing::Call
+            && !self.is_multiplexed();
+        let secured = self.tls.get().is_some_and(|tls| tls.version.is_some());
+        let stage = if self.secured && !secured {
             Stage::Tls
-        } else if self.plain_read() > self.plain_read_at_call_end() {
+        } else if in_head || self.calls() > 0 {
             Stage::Head
         } else {
             Stage::Tcp
         };
-        let error_type = match (self.ended(), stage, status) {
-            (_, Stage::Head, Some(405)) => "method_not_supported",
-            (_, Stage::Head, Some(_)) => "bad_request",
-            (Ended::TlsFailed, ..) => "tls_handshake_failed",
-            (Ended::TlsTimeout, ..) => "tls_timeout",
-            (Ended::IdleTimeout, ..) => "idle_timeout",
-            (Ended::HeadTimeout, ..) => "head_timeout",
-            (Ended::TotalTimeout, ..) => "timeout",
-            (Ended::ClientClosed, ..) => "client_closed",
-            (Ended::ClientReset, ..) => "client_reset",
-            (Ended::TooMany, ..) => "too_many_connections",
-            (Ended::Failed, ..) => "socket_error",
-            (Ended::Quietly, Stage::Head, None) => "bad_request",
-            (Ended::Quietly, ..) => "closed",
-        };
+        let failed = self.calls() == 0 || in_head;
         let ended_ns = now_ns();
         let mut client = self.socket.leg();
         client.request_seq = self.calls();
         client.end = self.counters(ended_ns);
-        Some(FailedConnection {
+        EndedConnection {
             uid: Uuid::now_v7(),
             stage,
-            error_type,
+            error_type: failed.then(|| self.failure(in_head, status)),
             accepted_ns: self.accepted_ns,
             ended_ns,
             status,
             tls: self.tls.get().cloned(),
             client,
-        })
+        }
+    }
+
+    fn failure(&self, in_head: bool, status: Option<u16>) -> &'static str {
+        if in_head && status == Some(405) {
+            return "method_not_supported";
+        }
+        if in_head && status.is_some() {
+            return "bad_request";
+        }
+        match self.ended() {
+            Ended::TlsFailed => "tls_handshake_failed",
+            Ended::TlsTimeout => "tls_timeout",
+            Ended::IdleTimeout => "idle_timeout",
+            Ended::HeadTimeout => "head_timeout",
+            Ended::TotalTimeout => "timeout",
+            Ended::ClientClosed => "client_closed",
+            Ended::ClientReset => "client_reset",
+            Ended::TooMany => "too_many_connections",
+            Ended::Failed => "socket_error",
+            Ended::Quietly if in_head => "bad_request",
+            Ended::Quietly => "closed",
+        }
     }
 }

@@ -33,7 +33,7 @@ use calltap_correlate::socket::SocketCookie;
 use calltap_tap::tcp_info;
 
 use crate::clock::now_ns;
-use crate::config::{Limits, ListenerConfig};
+use crate::config::{Connections, Limits, ListenerConfig};
 use crate::pipeline::Entrance;
 use crate::socket::{Socket, TapSource};
 use crate::tls::{ListenerTls, Observed, facts};
@@ -101,6 +101,8 @@ fn listening_socket(address: SocketAddr, tap: &TapSource) -> io::Result<StdListe
 pub(crate) struct Shared {
     pub(crate) tap: TapSource,
     pub(crate) limits: Limits,
+    /// Which connections leave a record of their own.
+    pub(crate) connections: Connections,
     pub(crate) registry: Registry,
     pub(crate) entrance: Arc<Entrance>,
     pub(crate) live: Live,
@@ -158,8 +160,14 @@ impl Drop for Place {
         if let Some(cookie) = self.connection.socket.cookie {
             self.shared.registry.remove(&cookie);
         }
-        if let Some(failed) = self.connection.failure() {
-            self.shared.entrance.connection_failed(failed);
+        let ended = self.connection.ending();
+        let recorded = match self.shared.connections {
+            Connections::None => false,
+            Connections::Failed => ended.error_type.is_some(),
+            Connections::All => true,
+        };
+        if recorded {
+            self.shared.entrance.connection_ended(ended);
         }
         if self.shared.live.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.live.changed.notify_waiters();
