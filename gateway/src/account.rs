@@ -338,7 +338,10 @@ impl Stages {
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize]
     }
+}
 
+#[cfg(test)]
+impl Stages {
     /// How many were dropped for any reason.
     pub(crate) fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()

@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::join;
-use calltap_correlate::record::CallRecord;
+use calltap_correlate::record::{CallRecord, Selection};
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
 use pingora::apps::HttpServerApp as _;
@@ -229,7 +229,7 @@ impl Calltap {
             }),
         }
         .spawn()?;
-        let visible = config.records.fields.clone();
+        let visible = Selection::all().without(&config.records.redact);
         let setup = Arc::new(ArcSwap::from_pointee(setup));
         let facts = Facts {
             setup: Arc::clone(&setup),
@@ -468,7 +468,7 @@ fn sink_options(config: &Config) -> json_lines::Options {
             max_bytes: rotation.max_bytes,
             keep: rotation.keep,
         }),
-        fields: records.fields.clone(),
+        fields: records.fields.clone().without(&records.redact),
         queue_max: records.queue_max,
         patience: json_lines::Patience::default(),
     }

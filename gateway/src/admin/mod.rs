@@ -41,10 +41,10 @@ use crate::upstream::UpstreamsState;
 
 use guard::Guard;
 
-pub(crate) use guard::{Token, TokenError};
+pub(crate) use guard::Token;
 pub(crate) use metrics::CallMetrics;
 pub(crate) use recent::{Feed, Recent};
-pub(crate) use serve::{AdminError, Bound, Running};
+pub(crate) use serve::{Bound, Running};
 pub(crate) use status::TapStatus;
 
 /// A body must arrive whole within this time.

@@ -93,6 +93,7 @@ impl Bound {
     }
 
     /// Where it listens; the port is the real one where 0 was asked for.
+    #[cfg(test)]
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -102,7 +103,7 @@ impl Bound {
         let Self {
             listener,
             guard,
-            address: _,
+            address,
         } = self;
         let Sources {
             facts,
@@ -144,6 +145,7 @@ impl Bound {
                 runtime.shutdown_timeout(Duration::ZERO);
             })
             .map_err(thread)?;
+        tracing::info!("admin API on http://{address}");
         Ok(Running {
             end,
             thread: Some(thread),

@@ -10,6 +10,7 @@ use expect_test::{expect, expect_file};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::serve::AdminError;
 use super::*;
 use crate::sink::json_lines::{self, JsonLines, Options, Patience, Target};
 

@@ -225,11 +225,6 @@ impl JsonLines {
         self.shared.changed.notify_all();
     }
 
-    /// How it is doing, for the status.
-    pub(crate) fn status(&self) -> Status {
-        self.observer().status()
-    }
-
     /// A handle that only looks.
     pub(crate) fn observer(&self) -> Observer {
         Observer(Arc::clone(&self.shared))
@@ -1105,7 +1100,7 @@ mod tests {
     #[test]
     fn a_sink_that_is_off_drops_as_disabled() {
         let case = start(Target::Nowhere, |_| ());
-        assert!(!case.sink.status().on);
+        assert!(!case.sink.observer().status().on);
         case.offer(["one", "two"]);
         let stages = case.stop();
         assert_eq!(
@@ -1170,7 +1165,7 @@ mod tests {
             (stages.dropped(DropReason::SinkError), stages.written),
             (2, 0)
         );
-        let status = case.sink.status();
+        let status = case.sink.observer().status();
         assert!(status.errors > 0);
         assert!(
             status
@@ -1186,7 +1181,7 @@ mod tests {
         });
         case.offer(["one"]);
         case.until("the failure is known", |_| {
-            case.sink.status().failing.is_some()
+            case.sink.observer().status().failing.is_some()
         });
         case.offer(["two", "three", "four", "five"]);
         assert_eq!(case.calls().dropped(DropReason::SinkError), 2);
@@ -1243,7 +1238,9 @@ mod tests {
         // 100 lines of 1 KiB: some 32 fit, one is torn, none of them is lost.
         let line = |n: u32| format!(r#"{{"n":{n:04},"pad":"{}"}}"#, "x".repeat(1_000));
         case.offer((0..100).map(line));
-        case.until("the disk is full", |_| case.sink.status().errors > 3);
+        case.until("the disk is full", |_| {
+            case.sink.observer().status().errors > 3
+        });
         let stages = case.calls();
         assert!(stages.written > 0 && stages.queued > 0, "{stages:?}");
         assert_eq!(text(&path).lines().count() as u64, stages.written);
@@ -1260,7 +1257,7 @@ mod tests {
         case.sink.reopen();
         let stages = case.until("all is written", |stages| stages.written == 100);
         assert_eq!(stages.dropped_total(), 0);
-        assert_eq!(case.sink.status().failing, None);
+        assert_eq!(case.sink.observer().status().failing, None);
         let rest = text(&path);
         let last = rest.lines().last().map(str::to_owned);
         assert_eq!(last, Some(line(99)));
