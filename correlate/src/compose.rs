@@ -40,12 +40,17 @@ impl SynCache {
 
 /// The record of a call. `last` is the client's connection as last seen.
 pub(crate) fn call_record(
-    exchange: Box<Exchange>,
+    mut exchange: Box<Exchange>,
     last: &Counters,
     settled: Option<Settled>,
     clock: WallClock,
     syns: &mut SynCache,
 ) -> CallRecord {
+    // No call without a head: an empty range says that its bytes were not told from others, such as
+    // the end of a TLS handshake that was read together with it.
+    let received = &mut exchange.client.received_range;
+    *received = received.take().filter(|range| !range.is_empty());
+
     // The final response left after the gateway had its head, if an upstream sent one.
     let sent = exchange
         .times

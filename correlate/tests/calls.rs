@@ -441,6 +441,16 @@ fn a_head_that_waits_for_its_body_waits_for_the_upstream() {
 }
 
 #[test]
+fn a_request_without_bytes_is_one_whose_bytes_are_not_known() {
+    check(
+        "c< range 700..700; head_read 10; c> 0..80 @50-50 ack 80@60; written 55",
+        expect![[r#"
+            neither duration nor delivery
+            client partial (range_unknown) out=80 segments_out=1"#]],
+    );
+}
+
+#[test]
 fn a_client_that_left_before_the_answer() {
     check(
         "c< 0..100 @0-0; head_arrived 0; head_read 10; no response; written 500",
