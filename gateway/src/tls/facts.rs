@@ -58,11 +58,15 @@ pub(crate) fn version_from_name(name: &str) -> Option<Text> {
     }
 }
 
-/// The cipher suite's IANA name, from rustls' (`TLS13_AES_128_GCM_SHA256`).
-pub(crate) fn cipher_from_name(rustls_name: &str) -> Text {
-    match rustls_name.strip_prefix("TLS13_") {
-        Some(suite) => Cow::Owned(format!("TLS_{suite}")),
-        None => Cow::Owned(rustls_name.to_owned()),
+/// The cipher suite's IANA name, from the name rustls and Pingora use
+/// (`TLS13_AES_128_GCM_SHA256`).
+pub(crate) fn cipher_from_name(name: &str) -> Text {
+    match name {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256".into(),
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384".into(),
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256".into(),
+        // The names of TLS 1.2 suites are IANA's already.
+        other => Cow::Owned(other.to_owned()),
     }
 }
 

@@ -591,4 +591,32 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let good = Offer {
+            ciphers: &[GREASE, 0x1301],
+            extensions: &[
+                sni("a.example"),
+                alpn_of(&[b"h2"]),
+                versions_of(&[0x0304]),
+                signatures_of(&[0x0403]),
+            ],
+        }
+        .records(16 * 1024);
+        for index in 0..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = good.clone();
+                bad[index] = value;
+                let _ = HelloReader::default()
+                    .push(&bad)
+                    .map(|hello| hello.map(|h| h.ja4()));
+            }
+            assert_eq!(
+                HelloReader::default().push(&good[..index]),
+                Ok(None),
+                "cut at {index}"
+            );
+        }
+    }
 }

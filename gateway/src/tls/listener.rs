@@ -202,3 +202,201 @@ fn verifier(
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use calltap_correlate::exchange::TlsFacts;
+    use rustls::ClientConfig;
+    use rustls::pki_types::ServerName;
+    use tokio::io::AsyncReadExt;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::super::testing::{Authority, Pair};
+    use super::super::{Observed, facts};
+    use super::*;
+
+    /// As a reload does it.
+    fn reload(listener: &ListenerTls, files: &Files) -> Result<bool, ListenerTlsError> {
+        Ok(listener.exchange(listener.read(files)?))
+    }
+
+    fn files(pair: &Pair, client_ca: Option<(&Authority, bool)>) -> Files {
+        Files {
+            certificate: pair.certificate.clone(),
+            key: pair.key.clone(),
+            client_ca: client_ca.map(|(authority, _)| authority.certificate.clone()),
+            client_required: client_ca.is_some_and(|(_, required)| required),
+        }
+    }
+
+    /// One handshake: what the server learnt, and which certificate the client was shown.
+    async fn handshake(
+        listener: &ListenerTls,
+        client: &Arc<ClientConfig>,
+    ) -> Result<(TlsFacts, CertificateDer<'static>), std::io::Error> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = TlsAcceptor::from(listener.config()).accept(Observed::new(far));
+        let name = ServerName::try_from("api.example").unwrap();
+        let connector = TlsConnector::from(Arc::clone(client));
+        let client = async move {
+            let mut stream = connector.connect(name, near).await?;
+            let shown = stream.get_ref().1.peer_certificates().unwrap()[0]
+                .clone()
+                .into_owned();
+            // Tickets come after the handshake, a refused certificate too; then the server hangs up.
+            let _ = stream.read(&mut [0; 1]).await;
+            Ok::<_, std::io::Error>(shown)
+        };
+        let server = async {
+            let stream = server.await?;
+            let (observed, connection) = stream.get_ref();
+            Ok::<_, std::io::Error>(facts::of_connection(connection, observed.hello(), Some(7)))
+        };
+        let (learnt, shown) = tokio::join!(server, client);
+        Ok((learnt?, shown?))
+    }
+
+    #[tokio::test]
+    async fn a_record_knows_what_was_negotiated() {
+        let authority = Authority::new("ca");
+        let listener = ListenerTls::load(&files(&authority.issue("api.example"), None)).unwrap();
+        let client = Arc::new(authority.client(None));
+        let (learnt, _) = handshake(&listener, &client).await.unwrap();
+        assert_eq!(learnt.version.as_deref(), Some("1.3"));
+        assert!(
+            learnt.cipher.as_deref().unwrap().starts_with("TLS_"),
+            "{:?}",
+            learnt.cipher
+        );
+        assert_eq!(learnt.next_protocol.as_deref(), Some("h2"));
+        assert_eq!(learnt.server_name.as_deref(), Some("api.example"));
+        assert_eq!(learnt.resumed, Some(false));
+        assert_eq!(learnt.client_subject, None);
+        assert_eq!(learnt.handshake_us, Some(7));
+        let ja4 = learnt.ja4.unwrap();
+        assert!(ja4.starts_with("t13d"), "{ja4}");
+        assert_eq!(&ja4[8..11], "h2_");
+
+        let (again, _) = handshake(&listener, &client).await.unwrap();
+        assert_eq!(again.resumed, Some(true));
+    }
+
+    #[tokio::test]
+    async fn clients_are_let_in_by_their_certificate() {
+        let servers = Authority::new("servers");
+        let clients = Authority::new("clients");
+        let ann = clients.issue("ann");
+        let strangers = Authority::new("strangers");
+        let stranger = strangers.issue("ann");
+        let pair = servers.issue("api.example");
+        let check = async |required: bool, identity: Option<&Pair>, expected: Option<&str>| {
+            let listener = ListenerTls::load(&files(&pair, Some((&clients, required)))).unwrap();
+            let client = Arc::new(servers.client(identity));
+            let subject = match handshake(&listener, &client).await {
+                Ok((learnt, _)) => Some(learnt.client_subject.unwrap_or_default()),
+                Err(_) => None,
+            };
+            assert_eq!(subject.as_deref(), expected, "required: {required}");
+        };
+        check(true, Some(&ann), Some("CN=ann")).await;
+        check(true, None, None).await;
+        check(true, Some(&stranger), None).await;
+        check(false, Some(&ann), Some("CN=ann")).await;
+        check(false, None, Some("")).await;
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_exchanged_and_sessions_go_on() {
+        let authority = Authority::new("ca");
+        let pair = authority.issue("api.example");
+        let old = pair.der();
+        let listener = ListenerTls::load(&files(&pair, None)).unwrap();
+        let client = Arc::new(authority.client(None));
+        assert_eq!(handshake(&listener, &client).await.unwrap().1, old);
+
+        let new = authority.issue("api.example").der(); // in the same files
+        assert_ne!(new, old);
+        assert!(reload(&listener, &files(&pair, None)).unwrap());
+        assert!(
+            !reload(&listener, &files(&pair, None)).unwrap(),
+            "nothing changed since"
+        );
+        let (learnt, _) = handshake(&listener, &client).await.unwrap();
+        assert_eq!(learnt.resumed, Some(true));
+        let newcomer = Arc::new(authority.client(None));
+        assert_eq!(handshake(&listener, &newcomer).await.unwrap().1, new);
+    }
+
+    #[tokio::test]
+    async fn sessions_end_when_other_clients_are_let_in() {
+        let servers = Authority::new("servers");
+        let (before, after) = (Authority::new("before"), Authority::new("after"));
+        let pair = servers.issue("api.example");
+        let listener = ListenerTls::load(&files(&pair, Some((&before, true)))).unwrap();
+        let client = Arc::new(servers.client(Some(&before.issue("ann"))));
+        handshake(&listener, &client).await.unwrap();
+        let (learnt, _) = handshake(&listener, &client).await.unwrap();
+        assert_eq!(learnt.resumed, Some(true));
+        assert_eq!(learnt.client_subject.as_deref(), Some("CN=ann"));
+        assert!(reload(&listener, &files(&pair, Some((&after, true)))).unwrap());
+        handshake(&listener, &client)
+            .await
+            .expect_err("ann is nobody's client any more");
+    }
+
+    #[tokio::test]
+    async fn files_that_do_not_do_are_named_and_change_nothing() {
+        let authority = Authority::new("ca");
+        let (one, other) = (authority.issue("one"), authority.issue("other"));
+        let good = files(&authority.issue("api.example"), None);
+        let listener = ListenerTls::load(&good).unwrap();
+        let check = |bad: Files, expected: &str| {
+            let error = reload(&listener, &bad).unwrap_err().to_string();
+            let file_names: Vec<&str> = error
+                .split(' ')
+                .map(|word| word.rsplit('/').next().unwrap())
+                .collect();
+            assert_eq!(file_names.join(" "), expected);
+        };
+        check(
+            Files {
+                key: other.key.clone(),
+                ..files(&one, None)
+            },
+            "other.key and one.pem do not make a pair a server can use",
+        );
+        let missing = one.key.with_file_name("missing.pem");
+        check(
+            Files {
+                key: missing,
+                ..files(&one, None)
+            },
+            "cannot read missing.pem",
+        );
+        check(
+            Files {
+                certificate: one.key.clone(),
+                ..files(&one, None)
+            },
+            "one.key has no certificate in PEM form",
+        );
+        check(
+            Files {
+                key: one.certificate.clone(),
+                ..files(&one, None)
+            },
+            "one.pem has no private key in PEM form",
+        );
+        let broken = authority.file("broken.pem", "-----BEGIN CERTIFICATE-----\n???\n");
+        check(
+            Files {
+                client_ca: Some(broken),
+                ..files(&one, None)
+            },
+            "broken.pem is not well-formed PEM",
+        );
+        handshake(&listener, &Arc::new(authority.client(None)))
+            .await
+            .unwrap();
+    }
+}

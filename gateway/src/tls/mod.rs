@@ -8,7 +8,8 @@ pub(crate) mod hello;
 pub(crate) mod listener;
 pub(crate) mod observed;
 pub(crate) mod pem;
+#[cfg(test)]
+pub(crate) mod testing;
 
-pub(crate) use hello::ClientHello;
-pub(crate) use listener::{ListenerTls, ListenerTlsError};
+pub(crate) use listener::ListenerTls;
 pub(crate) use observed::Observed;

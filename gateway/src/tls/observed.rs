@@ -36,11 +36,6 @@ impl<S> Observed<S> {
         &self.inner
     }
 
-    /// The stream itself.
-    pub(crate) fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
     fn observe(&mut self, bytes: &[u8]) {
         let Some(reader) = &mut self.reader else {
             return;

@@ -186,7 +186,7 @@ impl L4Connect for Connecting {
                 self.shared
                     .update(self.index, |attempt| attempt.connected_ns = Some(now_ns));
                 if let Some(luggage) = (self.shared.hooks.luggage)(cookie) {
-                    stream.set_proxy_digest(luggage.into());
+                    stream.set_proxy_digest(luggage);
                 }
                 Ok(stream)
             }

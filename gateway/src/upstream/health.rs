@@ -26,7 +26,7 @@ pub(super) async fn watch(group: Arc<Group>, health: HealthConfig, connector: Sh
     }
 }
 
-async fn check_all(group: &Group, health: &HealthConfig, connector: &SharedConnector) {
+pub(super) async fn check_all(group: &Group, health: &HealthConfig, connector: &SharedConnector) {
     let mut checks = JoinSet::new();
     for endpoint in group.endpoints() {
         let (health, connector) = (health.clone(), Arc::clone(connector));

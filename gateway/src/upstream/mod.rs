@@ -11,6 +11,8 @@ mod group;
 mod health;
 mod peer;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use crate::tls::pem::PemError;
 
 pub(crate) use connect::{Attempts, ConnectHooks};
 pub(crate) use connection::UpstreamConnection;
-pub(crate) use endpoint::{Endpoint, EndpointId, EndpointState};
+pub(crate) use endpoint::EndpointId;
 pub(crate) use group::{Group, GroupState, Lease};
 
 /// Why a group cannot be used as configured.
@@ -59,7 +61,7 @@ pub(crate) enum UpstreamError {
         /// The key's file.
         key: PathBuf,
         /// What rustls says.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// TLS to an endpoint that has no name to verify.
     #[error(
@@ -141,8 +143,12 @@ impl Upstreams {
     /// Looks up every DNS name once, but waits no longer than this. A name that has no answer by
     /// then gets one later, once [`watch`](Self::watch) runs.
     pub(crate) async fn resolve(&self, wait_max: Duration) {
-        let lookups = self.groups.values().map(|group| resolve::once(group));
-        let _ = tokio::time::timeout(wait_max, futures_all(lookups)).await;
+        let lookups = self.groups.values().flat_map(|group| {
+            let names = group.dns_names().into_iter();
+            names.map(move |name| async move { resolve::once(group, &name).await })
+        });
+        // Those that take longer are asked again by `watch`.
+        let _ = tokio::time::timeout(wait_max, all(lookups)).await;
     }
 
     /// Starts looking up DNS names again and again and checking health, until the set is dropped.
@@ -176,7 +182,8 @@ impl Upstreams {
     }
 }
 
-async fn futures_all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
+/// Waits for all of them, as they come.
+async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut pending: Vec<_> = futures.map(Box::pin).collect();
     std::future::poll_fn(|context| {
         pending.retain_mut(|future| future.as_mut().poll(context).is_pending());

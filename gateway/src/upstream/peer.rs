@@ -179,7 +179,7 @@ fn identity(
         group: Arc::clone(group),
         certificate: files.certificate.clone(),
         key: files.key.clone(),
-        source,
+        source: Box::new(source),
     };
     // Pingora trusts the pair to fit and the key to be one it can tell by its bytes; it panics
     // where they are not.

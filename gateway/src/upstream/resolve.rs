@@ -11,11 +11,9 @@ use crate::config::EndpointAddress;
 /// A name that never had an answer is asked for this often, if that is more often than others.
 const UNANSWERED_AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks up every name of the group once.
-pub(super) async fn once(group: &Group) {
-    for name in group.dns_names() {
-        group.answered(&name, look_up(&name).await);
-    }
+/// Looks up one name once.
+pub(super) async fn once(group: &Group, name: &EndpointAddress) {
+    group.answered(name, look_up(name).await);
 }
 
 /// Looks up one name at the configured interval, for ever.
@@ -28,7 +26,7 @@ pub(super) async fn again_and_again(group: Arc<Group>, name: EndpointAddress) {
             every.min(UNANSWERED_AGAIN)
         };
         tokio::time::sleep(wait).await;
-        group.answered(&name, look_up(&name).await);
+        once(&group, &name).await;
     }
 }
 
