@@ -3,6 +3,7 @@
 //! Every field of the halves is taken apart here, so that a new one cannot be forgotten.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::exchange::{
@@ -50,6 +51,23 @@ pub(crate) fn call_record(
     // the end of a TLS handshake that was read together with it.
     let received = &mut exchange.client.received_range;
     *received = received.take().filter(|range| !range.is_empty());
+
+    if exchange.client.sharing == Sharing::Upgraded
+        && exchange.client.request_seq == 1
+        && exchange.tls.is_none()
+    {
+        // All that the connection ever carried is this call's.
+        exchange.client.begin = from_birth(Counters::default());
+    }
+    if exchange
+        .client
+        .sent_range
+        .as_ref()
+        .is_some_and(Range::is_empty)
+    {
+        // The gateway may have prepared a head, but not a byte of it was written.
+        exchange.response.status = None;
+    }
 
     // The final response left after the gateway had its head, if an upstream sent one.
     let sent = exchange

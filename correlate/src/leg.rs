@@ -264,6 +264,11 @@ pub(crate) fn describe(
         (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined) => own_sums(&mut fields, reading),
         (Coverage::Ebpf, Sharing::Upgraded) => {
             connection_between(&mut fields, &leg.begin, end.last);
+            if missed_the_beginning(leg) {
+                fields.wire_segments_in = None;
+                fields.wire_ip_bytes_in = None;
+                fields.tcp_peer_retransmits = None;
+            }
             header_facts(&mut fields, reading.received.sums.as_ref());
         }
         (Coverage::Ebpf, Sharing::Multiplexed) | (Coverage::TcpInfo, _) => {
@@ -300,7 +305,9 @@ fn attribution(leg: &Leg, reading: &LegReading, last: &Counters) -> (Attribution
         (Coverage::TcpInfo, _) => partial(Reason::TcpInfo),
         (Coverage::Ebpf, Sharing::Pipelined) => partial(Reason::Pipelined),
         (Coverage::Ebpf, Sharing::Upgraded)
-            if leg.begin.received.is_none() || last.received.is_none() =>
+            if leg.begin.received.is_none()
+                || last.received.is_none()
+                || missed_the_beginning(leg) =>
         {
             partial(Reason::CountersMissing)
         }
@@ -309,6 +316,14 @@ fn attribution(leg: &Leg, reading: &LegReading, last: &Counters) -> (Attribution
             None => (Attribution::Exact, None),
             Some(why) => partial(why),
         },
+    }
+}
+
+/// The connection was first looked at when bytes of the call had already come.
+fn missed_the_beginning(leg: &Leg) -> bool {
+    match (leg.begin.received, &leg.received_range) {
+        (Some(begin), Some(range)) => begin.offset > range.start,
+        _ => false,
     }
 }
 
@@ -365,9 +380,6 @@ fn connection_between(fields: &mut SocketFields, begin: &Counters, end: &Counter
 
 /// The gateway's own count, less what never left.
 fn own_bytes(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
-    if leg.sharing == Sharing::Upgraded && fields.wire_bytes_in.is_some() {
-        return;
-    }
     if let Some(range) = &leg.received_range {
         fields.wire_bytes_in = Some(range.end.saturating_sub(range.start));
     }

@@ -137,6 +137,7 @@ fn about(leg: &mut Leg, words: &[&str]) {
         ["pipelined"] => leg.sharing = Sharing::Pipelined,
         ["multiplexed"] => leg.sharing = Sharing::Multiplexed,
         ["upgraded"] => leg.sharing = Sharing::Upgraded,
+        ["first"] => leg.request_seq = 1,
         ["tcp_info"] => leg.coverage = Coverage::TcpInfo,
         ["unknown"] => leg.coverage = Coverage::None,
         ["lapped", "received"] => leg.received.lapped = true,
@@ -610,6 +611,30 @@ fn an_upgraded_connection_belongs_to_its_call() {
             neither duration nor delivery
             client exact in=9000 out=70000 segments_in=90 segments_out=700 retransmits=3"#]],
     );
+}
+
+#[test]
+fn an_upgraded_connection_counts_from_its_birth_or_from_before_its_call() {
+    let websocket = "c upgraded; c begin 100 0 0; c end 9100 70000 3; head_read 10; written 920;
+         c< range 0..9100; c> range 0..70000";
+    // Looked at when the request had come: without its packets, and it says so.
+    check(websocket, expect![[r#"
+        neither duration nor delivery
+        client partial (counters_missing) in=9100 out=70000 segments_out=700 retransmits=3 unsent=0"#]]);
+    // Nothing came before the first call of a connection.
+    check(&format!("{websocket}; c first"), expect![[r#"
+        neither duration nor delivery
+        client exact in=9100 out=70000 segments_in=91 segments_out=700 retransmits=3 unsent=0"#]]);
+}
+
+#[test]
+fn a_response_of_which_no_byte_was_written_is_none() {
+    let record = record_of(call(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10; c> range 400..400; written 500",
+    ));
+    assert_eq!(record.http_response_status_code, None);
+    assert_eq!(record.http_response_body_size, None);
+    assert_eq!(record.client.wire_bytes_out, Some(0));
 }
 
 #[test]

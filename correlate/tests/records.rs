@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use calltap_correlate::exchange::{
-    ApiNames, Attempt, Consumer, Exchange, ExternalEntry, EndedConnection, GatewayTimes, Leg,
+    ApiNames, Attempt, Consumer, EndedConnection, Exchange, ExternalEntry, GatewayTimes, Leg,
     Policy, Request, Response, Sharing, Stage, TlsFacts, UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
