@@ -21,6 +21,10 @@ use super::wire;
 /// How long the gateway may take to become ready, and to leave.
 const START_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(12);
+/// The same when the demonstration is interrupted.
+const DROP_MAX: Duration = Duration::from_secs(3);
+/// How long the gateway lets open calls finish, seconds.
+const GRACE_S: u64 = 1;
 /// How often free ports are sought: between finding one and using it another may take it.
 const START_TRIES: usize = 3;
 /// How long a record waits for its last acknowledgement, seconds.
@@ -28,7 +32,7 @@ pub(crate) const SETTLE_MAX_S: u64 = 3;
 /// The longest answer of the admin API that is read.
 const ADMIN_BYTES_MAX: usize = 1 << 20;
 
-/// The running gateway. Dropping it kills the process and removes its directory.
+/// The running gateway. Dropping it ends the process and removes its directory.
 pub(crate) struct Gateway {
     child: Child,
     dir: TempDir,
@@ -137,19 +141,21 @@ impl Gateway {
 
     /// Asks it to finish what it has and leave; waits until it has.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
-        let pid = self
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).context("cannot stop the gateway")?;
-        }
+        self.terminate().context("cannot stop the gateway")?;
         match timeout(STOP_MAX, self.child.wait()).await {
             Ok(status) => status.context("cannot wait for the gateway"),
             Err(_) => {
                 self.child.kill().await.context("cannot kill the gateway")?;
                 bail!("the gateway did not leave within {} s", STOP_MAX.as_secs())
             }
+        }
+    }
+
+    fn terminate(&self) -> rustix::io::Result<()> {
+        let pid = self.child.id().and_then(|id| id.try_into().ok());
+        match pid.and_then(Pid::from_raw) {
+            Some(pid) => kill_process(pid, Signal::TERM),
+            None => Ok(()),
         }
     }
 
@@ -170,6 +176,20 @@ impl Gateway {
         })
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Gateway {
+    /// Lets the gateway leave by itself for a moment, so that it takes down what it put up in the
+    /// kernel; then it is killed.
+    fn drop(&mut self) {
+        let deadline = std::time::Instant::now() + DROP_MAX;
+        if self.terminate().is_ok() {
+            while matches!(self.child.try_wait(), Ok(None)) && std::time::Instant::now() < deadline
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 
@@ -205,6 +225,7 @@ fn configuration(
          [consumer]\nclient_id = [\"header:X-IBM-Client-Id\"]\n\n\
          [records]\npath = \"calls.jsonl\"\n\n\
          [settle]\nmax_s = {SETTLE_MAX_S}\n\n\
+         [shutdown]\ngrace_s = {GRACE_S}\n\n\
          [admin]\naddress = \"{admin}\"\n"
     );
     for (method, path, upstream, operation) in OPERATIONS {

@@ -74,7 +74,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         let mut terminated = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         tokio::select! {
             result = demonstrate(args) => result,
-            // Dropping the demonstration kills the gateway and removes what it wrote.
+            // Dropping the demonstration ends the gateway and removes what it wrote.
             _ = tokio::signal::ctrl_c() => Ok(interrupted(SignalKind::interrupt())),
             _ = terminated.recv() => Ok(interrupted(SignalKind::terminate())),
         }
@@ -220,9 +220,10 @@ impl Show {
             None => "The gateway does not say how its tap runs.".to_owned(),
         };
         print(&format!(
-            "An order API at {}, calltap in front of it at {}.\n{watched}\n\n{}\n",
+            "An order API at {}, calltap in front of it at {}.\n{}\n\n{}\n",
             orders.address,
             gateway.proxy,
+            self.paint.wrap(&watched, 0),
             line::legend(self.paint)
         ))
     }

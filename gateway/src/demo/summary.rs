@@ -371,7 +371,10 @@ impl Summary {
             if calls.is_empty() {
                 continue;
             }
-            lines.push(paint.ink(&format!("  {} calls {what}:", calls.len()), Ink::Bad));
+            lines.push(paint.ink(
+                &format!("  {} {what}:", several(calls.len(), "call", "calls")),
+                Ink::Bad,
+            ));
             for call in calls.iter().take(NAMED_MAX) {
                 let reason = call.reason.as_deref().unwrap_or_default();
                 lines.push(format!("    {} {} {reason}", call.call, call.request_id));
@@ -386,7 +389,17 @@ impl Summary {
                 Ink::Bad,
             ));
         }
-        let row = |name: &str, text: String| format!("  {name:<13}{text}");
+        let row = |name: &str, text: String| {
+            const INDENT: usize = 15;
+            let column = Paint {
+                width: paint.width - INDENT,
+                ..paint
+            };
+            let text = column
+                .wrap(&text, 0)
+                .replace('\n', &format!("\n{:INDENT$}", ""));
+            format!("  {name:<13}{text}")
+        };
         lines.push(row(
             "tap",
             match &self.tap.reason {
@@ -401,8 +414,10 @@ impl Summary {
         lines.push(row(
             "trouble",
             format!(
-                "{} callers left, {} answers broke off, {} connections without a call",
-                self.aborts, self.broken, self.connections
+                "{}, {}, {} without a call",
+                several(self.aborts, "caller left", "callers left"),
+                several(self.broken, "answer broke off", "answers broke off"),
+                several(self.connections, "connection", "connections"),
             ),
         ));
         lines.push(row(
@@ -440,6 +455,10 @@ impl Summary {
         }
         lines.join("\n")
     }
+}
+
+fn several(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn list(counts: &BTreeMap<String, usize>) -> String {
