@@ -680,6 +680,9 @@ fn is_path_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     /// One route per line: `[host]/template [METHOD,METHOD]`.
@@ -1042,6 +1045,101 @@ mod tests {
             ("http://x", Port),
         ] {
             assert_eq!(HostPattern::parse(host), Err(expected), "{host}");
+        }
+    }
+
+    /// What the table should say, by asking every route: the most specific that takes the call.
+    fn answer_by_asking_all(routes: &[Route], host: &str, path: &str, method: &str) -> String {
+        let host_rank = |route: &Route| match &route.host {
+            Some(HostPattern::Exact(own)) => (own == host).then_some((0, 0)),
+            Some(HostPattern::Below(own)) => {
+                let longer_first = HOST_BYTES_MAX - own.len();
+                host.ends_with(&format!(".{own}"))
+                    .then_some((1, longer_first))
+            }
+            None => Some((2, 0)),
+        };
+        // Per segment: what it took, 0 for a literal, 1 for a parameter, 2 for a tail.
+        let path_rank = |route: &Route| {
+            let mut parts = path[1..].split('/');
+            let mut rank = Vec::new();
+            for segment in &route.template.segments {
+                match segment {
+                    Segment::Tail(_) => return parts.next().map(|_| [rank, vec![2]].concat()),
+                    Segment::Literal(text) if parts.next() == Some(text) => rank.push(0),
+                    Segment::Parameter(_) if !parts.next()?.is_empty() => rank.push(1),
+                    _ => return None,
+                }
+            }
+            parts.next().is_none().then_some(rank)
+        };
+        let here: Vec<_> = routes
+            .iter()
+            .filter_map(|route| Some((host_rank(route)?, path_rank(route)?, route)))
+            .collect();
+        let best = here
+            .iter()
+            .filter(|(.., route)| route.allows(method))
+            .min_by_key(|(host, path, route)| (host, path, route.methods.is_empty()));
+        let mut allowed: Vec<&str> = here
+            .iter()
+            .flat_map(|(.., route)| route.methods.iter().map(String::as_str))
+            .collect();
+        allowed.sort_unstable();
+        allowed.dedup();
+        match best {
+            Some((.., route)) => route.name.to_string(),
+            None if here.is_empty() => "404".to_owned(),
+            None => format!("405 {}", allowed.join(",")),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_says_what_asking_every_route_says(
+            lines in vec("(h[.]e|[*][.]e|[*][.]h[.]e)?(/(a|b|[{]p[}]))?(/(a|b|[{]q[}]))?(/(a|b|[{]s[}]))?/(a|b||[{]y[}]|[{][*]r[}]) (|GET|POST|GET,PUT)", 1..30),
+            host in "(x[.])?(h[.]e|e)",
+            path in "(/(a|b|c)){0,4}/(a|b|)",
+            method in "GET|POST|PATCH",
+        ) {
+            let mut seen = std::collections::HashSet::new();
+            let all: Vec<Route> = lines
+                .iter()
+                .map(|line| route(line))
+                .filter(|route| {
+                    // One route per host and shape for each method, as the configuration has it.
+                    let methods = match route.methods.as_slice() {
+                        [] => vec!["every".to_owned()],
+                        methods => methods.to_vec(),
+                    };
+                    let place = (route.host.clone(), route.template.shape());
+                    methods.into_iter().all(|method| seen.insert((place.clone(), method)))
+                })
+                .collect();
+            let table = RouteTable::new(all.clone());
+            let found = answer(&table, &host, &path, &method);
+            let name = found.split_once(' ').filter(|(name, _)| *name != "405").map_or(&*found, |(name, _)| name);
+            prop_assert_eq!(name, answer_by_asking_all(&all, &host, &path, &method));
+        }
+
+        #[test]
+        fn a_normal_path_has_nothing_left_to_disagree_about(path in "/(%2[eEfF5]|%5[cC]|%[0-9a-f]{2}|[./;a%|é\\\\?]){0,12}") {
+            if let Ok(normal) = normalise(&path) {
+                let again = normalise(&normal);
+                prop_assert_eq!(again.as_deref(), Ok(&*normal));
+                prop_assert!(normal.starts_with('/') && !normal.contains("//"));
+                prop_assert!(!normal.split('/').any(|segment| matches!(segment, "." | "..")));
+                let plain = |byte: u8| is_path_byte(byte) || matches!(byte, b'/' | b'%');
+                prop_assert!(normal.bytes().all(plain));
+                prop_assert!(!["%2F", "%5C", "%00", "%2E", "%41"].iter().any(|hidden| normal.contains(hidden)));
+            }
+        }
+
+        #[test]
+        fn no_call_upsets_the_table(host in ".{0,20}", path in ".{0,40}", method in ".{0,5}") {
+            let table = table("h.e/{a}/{*b}\n*.e/\n/{x}\n/{*y} GET");
+            let _ = table.find(Some(&host), &path, &method);
+            let _ = normalise(&path);
         }
     }
 }

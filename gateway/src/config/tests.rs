@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 use super::*;
 use crate::route::{Found, HostHeader};
@@ -585,6 +586,16 @@ fn every_default_has_a_sentence() {
     }
 }
 
+/// A file that says most of what can be said.
+fn large() -> String {
+    format!(
+        "{}{SMALL}",
+        DEFAULTS
+            .replace("listeners = []", "")
+            .replace("routes = []", "")
+    )
+}
+
 #[test]
 fn nesting_without_end_is_a_mistake_like_others() {
     let deep = format!("workers = {}", "[".repeat(100_000));
@@ -702,4 +713,22 @@ fn h2c_by_default_is_for_plain_listeners() {
     check_mistakes(&text, expect![[r#"
         calltap.toml:4:7: listeners[0].h2c: h2c is HTTP/2 without TLS, and this listener has TLS; leave h2c away: ALPN offers h2
     "#]]);
+}
+
+proptest! {
+    #[test]
+    fn no_file_goes_wrong_without_saying_so(cut in 0..6000_usize, length in 0..40_usize, paste in r#"["'\[\]{}=.\n #a0-9é]{0,6}"#) {
+        let mut text = large();
+        let begin = cut % text.len();
+        let end = (begin + length).min(text.len());
+        text.replace_range(begin..end, &paste);
+        if let Err(mistakes) = parse("calltap.toml", &text, &Overrides::default()) {
+            prop_assert!(!mistakes.is_empty());
+            let lines = text.lines().count() + 1;
+            for mistake in mistakes {
+                prop_assert!(mistake.line.is_none_or(|line| line <= lines), "{}", mistake);
+                prop_assert!(!mistake.to_string().contains("its default was lost"), "{}", mistake);
+            }
+        }
+    }
 }
