@@ -323,7 +323,14 @@ struct Node {
 #[expect(clippy::enum_variant_names, reason = "not found is what HTTP calls it")]
 pub(crate) enum Found<'r, 'p> {
     /// Take this route; the parameters are in the template's order.
-    Route(&'r Arc<Route>, Params<'r, 'p>),
+    Route(
+        &'r Arc<Route>,
+        #[cfg_attr(
+            not(test),
+            expect(dead_code, reason = "what a policy may key on; no rule asks for it yet")
+        )]
+        Params<'r, 'p>,
+    ),
     /// The path is known, the method is not among these (sorted, for the Allow header).
     MethodNotAllowed(Vec<&'r str>),
     /// No route has this host and path.
