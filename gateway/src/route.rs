@@ -327,7 +327,10 @@ pub(crate) enum Found<'r, 'p> {
         &'r Arc<Route>,
         #[cfg_attr(
             not(test),
-            expect(dead_code, reason = "what a policy may key on; no rule asks for it yet")
+            expect(
+                dead_code,
+                reason = "what a policy may key on; no rule asks for it yet"
+            )
         )]
         Params<'r, 'p>,
     ),
