@@ -364,10 +364,13 @@ fn connection_between(fields: &mut SocketFields, begin: &Counters, end: &Counter
     fields.wire_bytes_in = grown(received.0.map(|t| t.offset), received.1.map(|t| t.offset));
     fields.wire_bytes_out = grown(sent.0.map(|t| t.offset), sent.1.map(|t| t.offset));
     fields.wire_ip_bytes_in = grown(
-        received.0.map(|t| t.ip_bytes),
-        received.1.map(|t| t.ip_bytes),
+        received.0.and_then(|t| t.ip_bytes),
+        received.1.and_then(|t| t.ip_bytes),
     );
-    fields.wire_ip_bytes_out = grown(sent.0.map(|t| t.ip_bytes), sent.1.map(|t| t.ip_bytes));
+    fields.wire_ip_bytes_out = grown(
+        sent.0.and_then(|t| t.ip_bytes),
+        sent.1.and_then(|t| t.ip_bytes),
+    );
     fields.wire_segments_in = grown(
         received.0.map(|t| t.segments),
         received.1.map(|t| t.segments),

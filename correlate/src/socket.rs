@@ -76,15 +76,25 @@ pub struct SocketIdentity {
     pub syn_headers: SmallVec<[u8; 100]>,
 }
 
-/// Running totals of one direction of a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Running totals of one direction of a connection. The default is that of a newborn connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectionTotals {
     /// Stream offset one past the highest payload byte seen.
     pub offset: u64,
     /// Payload segments, first transmissions and repeats.
     pub segments: u64,
-    /// IP bytes of those segments, headers included.
-    pub ip_bytes: u64,
+    /// IP bytes of those segments, headers included; absent where the source sees no headers.
+    pub ip_bytes: Option<u64>,
+}
+
+impl Default for DirectionTotals {
+    fn default() -> Self {
+        Self {
+            offset: 0,
+            segments: 0,
+            ip_bytes: Some(0),
+        }
+    }
 }
 
 /// A connection's state at one moment. Absent means that this source cannot know it.

@@ -157,7 +157,7 @@ fn counters(received: &str, sent: &str, retransmits: &str) -> Counters {
         Some(DirectionTotals {
             offset,
             segments: offset / 100,
-            ip_bytes: offset + 40,
+            ip_bytes: Some(offset + 40),
         })
     };
     Counters {

@@ -94,7 +94,7 @@ fn totals(offset: u64) -> Option<DirectionTotals> {
     Some(DirectionTotals {
         offset,
         segments: 1,
-        ip_bytes: offset + 52,
+        ip_bytes: Some(offset + 52),
     })
 }
 

@@ -91,7 +91,7 @@ impl Ledger {
             counters.sent = Some(DirectionTotals {
                 offset: sent.offset,
                 segments: sent.segments,
-                ip_bytes: sent.ip_bytes,
+                ip_bytes: Some(sent.ip_bytes),
             });
             counters.rtt_us = measured(sent.srtt_us);
             counters.min_rtt_us = measured(sent.min_rtt_us);
@@ -106,7 +106,7 @@ impl Ledger {
             counters.received = Some(DirectionTotals {
                 offset: received.offset,
                 segments: received.segments,
-                ip_bytes: received.ip_bytes,
+                ip_bytes: Some(received.ip_bytes),
             });
             counters.acked_offset = Some(received.acked_offset);
             counters.peer_retransmits = Some(received.late_segments);

@@ -90,8 +90,7 @@ pub fn cookie_of(socket: impl AsFd) -> io::Result<SocketCookie> {
     SocketCookie::new(raw).ok_or_else(|| io::Error::other("the kernel returned cookie 0"))
 }
 
-/// The connection so far, as its own socket tells it. Both totals count IP bytes as 0: `TCP_INFO`
-/// does not know the headers.
+/// The connection so far, as its own socket tells it. It does not know the headers, so no IP bytes.
 ///
 /// # Errors
 /// When the descriptor is no TCP socket.
@@ -180,14 +179,14 @@ fn counters_of(info: &TcpInfo, length: usize, now_ns: u64) -> Counters {
             .map(|(offset, segments)| DirectionTotals {
                 offset,
                 segments: u64::from(segments),
-                ip_bytes: 0,
+                ip_bytes: None,
             }),
         sent: sent_offset
             .zip(filled!(data_segs_out))
             .map(|(offset, segments)| DirectionTotals {
                 offset,
                 segments: u64::from(segments),
-                ip_bytes: 0,
+                ip_bytes: None,
             }),
         acked_offset: acked_offset(info, sent_offset, filled!(bytes_acked)),
         unsent_bytes: filled!(notsent_bytes).map(u64::from),

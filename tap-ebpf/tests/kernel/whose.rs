@@ -52,7 +52,10 @@ fn a_connection_says_who_it_is_over_either_protocol() {
             40 + 32
         };
         let received = ledger.counters(0).received.unwrap();
-        assert_eq!((received.segments, received.ip_bytes), (1, 300 + headers));
+        assert_eq!(
+            (received.segments, received.ip_bytes),
+            (1, Some(300 + headers))
+        );
     }
 }
 
