@@ -21,7 +21,7 @@
 //! | `resp_first` → `resp_last` | `delivery` while the gateway could not write, and once it had written everything; the rest `upstream_server`, but no more than until `up_last`; what is left `gateway` |
 //! | `resp_last` → `resp_acked` | `delivery`; what exceeds the smallest round trip, with nothing sent again and no closed window, is `delayed_ack` |
 //!
-//! Four rules complete the table.
+//! Five rules complete the table.
 //!
 //! - A mark of a stage that cannot have happened (connecting, on a pooled connection; anything
 //!   upstream, when the gateway answered on its own) is stepped over. Any other absent mark makes
@@ -31,6 +31,9 @@
 //!   client had its answer is nobody's. A mark before `req_first` counts as that.
 //! - When the last attempt failed before it could carry the request, all of it is
 //!   `failed_attempts`, up to the gateway's own answer.
+//! - Where `up_first` is absent (session tickets hide it on a new connection with TLS 1.3), the wait
+//!   for the upstream ends at `up_last`, if all of the response was there before the gateway had
+//!   its head: until then the upstream was still sending.
 //! - The body of an answer of the gateway's own is the `gateway`'s, not the `upstream_server`'s.
 //!
 //! What a response waits for after the gateway has written all of it is the way to the client
@@ -325,13 +328,19 @@ fn way_of(marks: &Marks, evidence: &Evidence) -> SmallVec<[(Option<u64>, Stretch
             }
             pass(marks.up_sent_first, Stretch::One(Part::Gateway));
             pass(marks.up_sent_last, Stretch::Forwarding);
-            pass(marks.up_first, Stretch::Answering);
+            pass(marks.up_first.or(whole_answer(marks)), Stretch::Answering);
             pass(marks.resp_first, Stretch::Returning);
         }
     }
     pass(marks.resp_last, Stretch::Responding);
     pass(marks.resp_acked, Stretch::Acknowledging);
     way
+}
+
+/// When all of the response was there, if that was before the gateway had its head.
+fn whole_answer(marks: &Marks) -> Option<u64> {
+    let (up_last, resp_read) = marks.up_last.zip(marks.resp_read)?;
+    (up_last <= resp_read).then_some(up_last)
 }
 
 fn divide(

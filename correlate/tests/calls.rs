@@ -319,7 +319,21 @@ fn a_new_connection_with_tls_keeps_the_first_response_packet_to_itself() {
          u> 0..120 @430-430 ack 120@530; u< 0..300 @535-5010; resp_read 5030;
          c> 0..320 @5050-5060 ack 320@5100; written 5055",
         expect![[r#"
-            duration Some(5060) delivered Some(5100) client_send=0 kernel_wait=10 gateway=25 connect=100 upstream_tls=300 delivery=45 unattributed=4620
+            duration Some(5060) delivered Some(5100) client_send=0 kernel_wait=10 gateway=65 connect=100 upstream_tls=300 upstream_network=100 upstream_server=4480 delivery=45
+            client exact in=100 out=320 segments_in=1 segments_out=1
+            upstream partial (tls_tickets) in=300 out=120 segments_in=1 segments_out=1"#]],
+    );
+}
+
+#[test]
+fn tickets_hide_the_beginning_of_a_response_that_goes_on() {
+    check(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10;
+         attempt ok @20 connected 120 secured 420; u tls 1.3; u min_rtt 100;
+         u> 0..120 @430-430 ack 120@530; u< 0..300 @535-5010; resp_read 3000;
+         c> 0..320 @3010-5060 ack 320@5100; written 5055",
+        expect![[r#"
+            duration Some(5060) delivered Some(5100) client_send=0 kernel_wait=10 gateway=65 connect=100 upstream_tls=300 upstream_server=2000 delivery=45 unattributed=2580
             client exact in=100 out=320 segments_in=1 segments_out=1
             upstream partial (tls_tickets) in=300 out=120 segments_in=1 segments_out=1"#]],
     );
@@ -618,13 +632,19 @@ fn an_upgraded_connection_counts_from_its_birth_or_from_before_its_call() {
     let websocket = "c upgraded; c begin 100 0 0; c end 9100 70000 3; head_read 10; written 920;
          c< range 0..9100; c> range 0..70000";
     // Looked at when the request had come: without its packets, and it says so.
-    check(websocket, expect![[r#"
+    check(
+        websocket,
+        expect![[r#"
         neither duration nor delivery
-        client partial (counters_missing) in=9100 out=70000 segments_out=700 retransmits=3 unsent=0"#]]);
+        client partial (counters_missing) in=9100 out=70000 segments_out=700 retransmits=3 unsent=0"#]],
+    );
     // Nothing came before the first call of a connection.
-    check(&format!("{websocket}; c first"), expect![[r#"
+    check(
+        &format!("{websocket}; c first"),
+        expect![[r#"
         neither duration nor delivery
-        client exact in=9100 out=70000 segments_in=91 segments_out=700 retransmits=3 unsent=0"#]]);
+        client exact in=9100 out=70000 segments_in=91 segments_out=700 retransmits=3 unsent=0"#]],
+    );
 }
 
 #[test]
