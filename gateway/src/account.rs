@@ -464,6 +464,16 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_documented_and_has_its_own_name() {
+        let described = include_str!("../../docs/operations.md");
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            let name = format!("`{}`", reason.name());
+            assert!(described.contains(&name), "docs/operations.md lacks {name}");
+            assert_eq!(reason as usize, at, "counters are kept in this order");
+        }
+    }
+
+    #[test]
     fn a_record_counted_twice_breaks_the_law_in_public() {
         let account = Account::new(&["file"]);
         account.open(Kind::Call).finish();

@@ -870,6 +870,11 @@ fn the_metrics_keep_their_names() {
         .lines()
         .filter_map(|l| l.strip_prefix("# TYPE "))
         .collect();
+    let described = include_str!("../../../docs/admin-api.md");
+    for name in types.iter().filter_map(|line| line.split(' ').next()) {
+        let name = format!("`{name}`");
+        assert!(described.contains(&name), "docs/admin-api.md lacks {name}");
+    }
     expect![[r#"
         calltap_build_info gauge
         calltap_call_duration_seconds histogram
