@@ -19,13 +19,13 @@ use crate::tail::paint::{Color, Ink, Paint};
 
 /// Says what this machine offers, and what to do about what is missing
 #[derive(Clone, Debug, clap::Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Looks at the ports and the ledgers of this configuration; without it, at the defaults
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Writes the findings as one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// When to colour
     #[arg(long, value_enum, default_value_t)]
     pub(crate) color: Color,
@@ -59,7 +59,7 @@ struct Report {
 ///
 /// # Errors
 /// When the findings cannot be written.
-pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let DoctorArgs {
         config,
         json,

@@ -48,13 +48,13 @@ const MADE_MAX: usize = 1_024;
 
 /// Shows calltap at work in front of a small API of its own
 #[derive(Clone, Debug, clap::Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// How many calls to make
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub calls: u32,
+    pub(crate) calls: u32,
     /// Writes each record as a line of JSON, then one line of `"kind": "summary"`
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// When to colour
     #[arg(long, value_enum, default_value_t)]
     pub(crate) color: Color,
@@ -64,7 +64,7 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// When the API or the gateway cannot be started, or the records cannot be read or shown.
-pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

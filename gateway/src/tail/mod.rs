@@ -38,10 +38,10 @@ const RECONNECT_LONGEST: Duration = Duration::from_secs(5);
 
 /// Shows calls as they happen, one line each
 #[derive(Clone, Debug, clap::Args)]
-pub struct TailArgs {
+pub(crate) struct TailArgs {
     /// A log file to follow, through rotation and truncation; `-` reads standard input. Without it,
     /// the running calltap is asked through its admin API
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// The admin API of the calltap to follow
     #[arg(
         long,
@@ -49,28 +49,28 @@ pub struct TailArgs {
         default_value = "127.0.0.1:9901",
         conflicts_with = "file"
     )]
-    pub admin: String,
+    pub(crate) admin: String,
     /// The file that holds the admin API's token
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// Writes the records themselves, one JSON object a line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Only calls answered with one of these: a code (404) or a class (5xx), comma-separated
     #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = filter::parse_status)]
     pub(crate) status: Vec<Status>,
     /// Only calls of this route (`/orders/{id}`) or path; a final `*` stands for any rest
     #[arg(long, value_name = "ROUTE")]
-    pub route: Option<String>,
+    pub(crate) route: Option<String>,
     /// Only calls whose total is longer than this: 250us, 100ms, 1.5s
     #[arg(long, value_name = "DURATION", value_parser = filter::parse_duration_us)]
-    pub slower_than: Option<u64>,
+    pub(crate) slower_than: Option<u64>,
     /// How many lines of the file's past to begin with: a number, or `all`
     #[arg(short = 'n', long, value_name = "N", default_value = "10", requires = "file", value_parser = parse_lines)]
     pub(crate) lines: Begin,
     /// Ends at the end of the file instead of waiting for more
     #[arg(long, requires = "file")]
-    pub no_follow: bool,
+    pub(crate) no_follow: bool,
     /// When to colour
     #[arg(long, value_enum, default_value_t)]
     pub(crate) color: Color,
@@ -89,7 +89,7 @@ fn parse_lines(text: &str) -> Result<Begin, String> {
 ///
 /// # Errors
 /// When the file cannot be read or the admin API refuses; each says what to do.
-pub fn run(args: TailArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: TailArgs) -> anyhow::Result<ExitCode> {
     let TailArgs {
         file,
         admin,
