@@ -1,7 +1,8 @@
 //! One socket's ledger, read without a system call.
 //!
 //! Every answer is a copy of what the kernel wrote, checked for having been written whole; what is
-//! gone or was overwritten is absent, never guessed. Takes no time itself: callers bring it.
+//! gone or was overwritten is absent, never guessed. Callers bring the time; the clock is read only
+//! where a window is closed this very moment.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

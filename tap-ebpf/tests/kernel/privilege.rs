@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use calltap_tap::{drop_net_bind, drop_privileges, monotonic_ns};
+use calltap_tap::{drop_net_bind, drop_privileges};
 
 use crate::support::{LOOPBACK, eventually, tapped, transfer};
 
@@ -15,13 +15,13 @@ fn sets() -> Vec<String> {
 
 #[test]
 fn the_tap_works_without_any_capability() {
-    let Some(tapped) = tapped(16) else { return };
-    let listener = tapped.listen(LOOPBACK);
     let none = "0000000000000000";
     let net_bind = "0000000000000400";
     // Capabilities are a thread's own: this one can give its up.
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let Some(tapped) = tapped(16) else { return };
+            let listener = tapped.listen(LOOPBACK);
             drop_privileges(true).unwrap();
             assert_eq!(sets(), [none, net_bind, net_bind, none, none]);
             drop_net_bind().unwrap();
@@ -39,9 +39,12 @@ fn the_tap_works_without_any_capability() {
             let (_up, upstream) = tapped.connect(listener.local_addr().unwrap());
             assert!(upstream.identity().is_some());
             drop((client, ours, ledger));
-            let begun_ns = monotonic_ns();
             eventually("a slot is given back", || tapped.tap.sweep().recycled > 0);
-            assert!(monotonic_ns() > begun_ns);
+
+            let (cgroup, _) = tapped.tap.cgroup();
+            let cgroup = cgroup.to_owned();
+            drop((upstream, tapped));
+            assert!(!cgroup.exists(), "it is left and removed");
         });
     });
 }

@@ -7,7 +7,8 @@ use calltap_correlate::socket::Turn;
 use calltap_tap::{Ledger, monotonic_ns, tcp_info};
 
 use crate::support::{
-    LOOPBACK, eventually, read_exactly, set_option, set_option_bytes, tapped, transfer,
+    LOOPBACK, eventually, in_own_network, read_exactly, run, set_option, set_option_bytes, tapped,
+    transfer,
 };
 
 const EVERYTHING: std::ops::Range<u64> = 0..u64::MAX;
@@ -186,6 +187,54 @@ fn segments_and_bytes_are_those_of_the_wire() {
         assert_eq!(of_the_ledger.ip_bytes, Some(bytes + repeated + headers));
         assert_eq!(of_the_socket.ip_bytes, None);
     }
+}
+
+#[test]
+fn what_is_read_while_it_changes_is_whole() {
+    const BYTES: usize = 100_000_000;
+    let Some(tapped) = tapped(16) else { return };
+    in_own_network(|| {
+        // Without it every header is as long as the other.
+        run("sysctl", &["-qw", "net.ipv4.tcp_sack=0"]);
+        let listener = tapped.listen(LOOPBACK);
+        let (client, ours, ledger) = tapped.pair(&listener);
+        // Both directions at once: turns follow each other quickly, and the rings are lapped.
+        let send = |from: &TcpStream| {
+            let mut from = from.try_clone().unwrap();
+            move || from.write_all(&vec![b'x'; BYTES]).unwrap()
+        };
+        let receive = |from: &TcpStream| {
+            let from = from.try_clone().unwrap();
+            move || read_exactly(from, BYTES)
+        };
+        let (mut reads, mut torn) = (0, Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(send(&ours));
+            scope.spawn(send(&client));
+            scope.spawn(receive(&client));
+            scope.spawn(receive(&ours));
+            let all = BYTES as u64;
+            while ledger.sent_offset() < all || ledger.received_offset() < all {
+                let (sent, received) = (ledger.sent(&EVERYTHING), ledger.received(&EVERYTHING));
+                reads += 1;
+                let adds_up = |turn: &Turn| {
+                    let payload = turn.end_offset - turn.first_offset + turn.retransmitted_bytes;
+                    turn.ip_bytes == payload + 52 * u64::from(turn.segments)
+                };
+                let in_line = |turns: &[Turn]| {
+                    let mut pairs = turns.windows(2);
+                    pairs.all(|pair| pair[0].end_offset == pair[1].first_offset)
+                        && turns.iter().all(|turn| turn.first_ns <= turn.last_ns)
+                };
+                let whole = sent.turns.iter().all(adds_up);
+                if !(whole && in_line(&sent.turns) && in_line(&received.turns)) {
+                    torn.push((sent, received));
+                }
+            }
+        });
+        assert!(reads > 1000, "{reads}");
+        assert!(torn.is_empty(), "{} of {reads}: {:?}", torn.len(), torn[0]);
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Whose sockets are tapped, and who they say they are.
 
+use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
@@ -93,6 +94,11 @@ fn the_syn_is_kept_as_it_came() {
     // The first option is the maximum segment size.
     assert_eq!(&syn[40..44], &[2, 4, 0x04, 0xb0]);
     assert_eq!(syn.len(), 20 + usize::from(syn[32] >> 4) * 4);
+    // The last one scales the window, behind a no-operation.
+    let [.., 1, 3, 3, shift] = *syn else {
+        panic!("{syn:?}")
+    };
+    assert_eq!(identity.peer_window_shift, Some(shift));
 }
 
 #[test]
@@ -122,6 +128,8 @@ fn an_announced_upstream_is_followed_from_its_connect() {
         let (mut server, _) = backend.accept().unwrap();
 
         let identity = ledger.identity().unwrap();
+        assert!(identity.peer_window_shift.is_some_and(|shift| shift <= 14));
+        assert!(identity.syn_headers.is_empty(), "nobody sent us one");
         assert_eq!(identity.local, ours.local_addr().unwrap());
         assert_eq!(identity.peer, backend.local_addr().unwrap());
         check_handshake(&identity, before_ns);
@@ -159,14 +167,14 @@ fn only_what_was_asked_for_is_tapped() {
 #[test]
 fn what_is_no_tcp_socket_cannot_be_owned() {
     let Some(tapped) = tapped(16) else { return };
-    let file = std::fs::File::open("/proc/self/stat").unwrap();
+    let file = fs::File::open("/proc/self/stat").unwrap();
     assert!(tapped.tap.own_listener(file.as_fd()).is_err());
 }
 
 #[test]
 fn the_cgroup_is_ours_and_gone_afterwards() {
     let Some(tapped) = tapped(16) else { return };
-    let membership = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let membership = || fs::read_to_string("/proc/self/cgroup").unwrap();
     let (path, ours) = tapped.tap.cgroup();
     let name = path.file_name().unwrap().to_str().unwrap().to_owned();
     assert!(ours && path.is_dir());
@@ -178,11 +186,28 @@ fn the_cgroup_is_ours_and_gone_afterwards() {
 }
 
 #[test]
+fn what_a_killed_process_left_is_removed_at_the_next_start() {
+    let Some(first) = tapped(16) else { return };
+    let (ours, _) = first.tap.cgroup();
+    // No process has such a number, and the first one always runs.
+    let (dead, alive) = (ours.join("calltap-99999999"), ours.join("calltap-1"));
+    fs::create_dir(&dead).unwrap();
+    fs::create_dir(&alive).unwrap();
+    let second = Tap::start(&TapOptions {
+        cgroup: None,
+        sockets_max: 4,
+    });
+    assert_eq!((dead.is_dir(), alive.is_dir()), (false, true));
+    drop(second);
+    fs::remove_dir(&alive).unwrap();
+}
+
+#[test]
 fn a_cgroup_can_be_given_but_never_the_machines_root() {
     let Some(first) = tapped(16) else { return };
     let (ours, _) = first.tap.cgroup();
     let (given, root) = (ours.join("given"), ours.parent().unwrap());
-    std::fs::create_dir(&given).unwrap();
+    fs::create_dir(&given).unwrap();
     let start = |cgroup: &std::path::Path| {
         Tap::start(&TapOptions {
             cgroup: Some(cgroup.to_owned()),
@@ -193,7 +218,7 @@ fn a_cgroup_can_be_given_but_never_the_machines_root() {
     assert_eq!(second.cgroup(), (given.as_path(), false));
     drop(second);
     assert!(given.is_dir(), "it is not ours to remove");
-    std::fs::remove_dir(&given).unwrap();
+    fs::remove_dir(&given).unwrap();
 
     if !root.join("cgroup.events").exists() {
         let refused = start(root).err().expect("the root is refused");
