@@ -72,7 +72,7 @@ fn check(args: &CheckArgs) -> ExitCode {
 /// Our own words go to standard error; `CALLTAP_LOG` chooses how many (`debug`, `calltap=trace`).
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("CALLTAP_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,pingora_core=error,pingora_proxy=error"));
+        .unwrap_or_else(|_| EnvFilter::new("info,pingora_core=off,pingora_proxy=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -44,12 +44,12 @@ pub(crate) struct Call {
     /// When it must be over; `u64::MAX` where it may take for ever.
     deadline_ns: u64,
     head_bytes: u64,
-    content_length: Option<u64>,
+    body: Body,
     wants_upgrade: bool,
     /// Where the request begins in what the client sent.
     received_start: u64,
-    /// Where the response begins in what the client is sent.
-    sent_start: Option<u64>,
+    /// Where all that is sent for this call begins: interim responses, then the final one.
+    sent_start: u64,
     blocked_before_ns: u64,
     identity: Option<Identity>,
     route: Option<Arc<Route>>,
@@ -60,7 +60,10 @@ pub(crate) struct Call {
     lease: Option<Lease>,
     tried: Vec<EndpointId>,
     upstream: Option<UpstreamUse>,
+    /// Why the gateway answers on its own.
     failure: Option<Failure>,
+    /// Why the last attempt failed.
+    attempt_failure: Option<Failure>,
     request_body_bytes: u64,
 }
 
@@ -77,10 +80,11 @@ impl Call {
     ) -> Self {
         let head = session.req_header();
         let received_start = connection.received_floor();
+        let sent_start = connection.wire_written();
         let head_bytes = session
             .as_http1()
             .map_or(0, |http1| http1.get_headers_raw_bytes().len() as u64);
-        let content_length = content_length(&head.headers);
+        let body = Body::of(&head.headers);
         let wants_upgrade = session.is_upgrade_req();
         let mut client = connection.socket.leg();
         if connection.is_multiplexed() {
@@ -90,16 +94,14 @@ impl Call {
         } else {
             connection.settle_previous();
             let fresh = connection.plain_read() - connection.plain_read_at_call_end();
-            let has_body = content_length.is_some_and(|length| length > 0)
-                || head.headers.contains_key(header::TRANSFER_ENCODING)
-                || wants_upgrade;
-            if fresh < head_bytes || (!has_body && fresh > head_bytes) {
+            let has_neighbour = fresh > head_bytes && body == Body::Length(0) && !wants_upgrade;
+            if fresh < head_bytes || has_neighbour {
                 client.sharing = Sharing::Pipelined;
             } else {
                 client.head_arrived_ns = connection.head_arrived(received_start, head_bytes, fresh);
             }
             if wants_upgrade || client.coverage == Coverage::TcpInfo {
-                client.begin = connection.counters(head_read_ns);
+                client.begin = connection.before();
             }
         }
         let deadline_ns = until(head_read_ns, setup.config.limits.total);
@@ -132,10 +134,10 @@ impl Call {
             stream,
             deadline_ns,
             head_bytes,
-            content_length,
+            body,
             wants_upgrade,
             received_start,
-            sent_start: None,
+            sent_start,
             blocked_before_ns: 0,
             identity: None,
             route: None,
@@ -147,6 +149,7 @@ impl Call {
             tried: Vec::new(),
             upstream: None,
             failure: None,
+            attempt_failure: None,
             request_body_bytes: 0,
         }
     }
@@ -181,10 +184,7 @@ impl Call {
         self.upstream_path = (forwarded != head.uri.path()).then(|| forwarded.into_owned());
         self.group = setup.upstreams.group(&route.upstream).cloned();
         self.route = Some(route);
-        if self
-            .content_length
-            .is_some_and(|length| length > self.body_max())
-        {
+        if matches!(self.body, Body::Length(length) if length > self.body_max()) {
             return Err(BODY_TOO_LARGE);
         }
         let mut policy = std::mem::take(&mut self.exchange.policy);
@@ -258,7 +258,7 @@ impl Call {
             .as_ref()
             .and_then(|group| group.pick(&self.tried))
         else {
-            let failure = self.failure.unwrap_or(NO_ENDPOINT);
+            let failure = self.attempt_failure.unwrap_or(NO_ENDPOINT);
             self.failure = Some(failure);
             return Error::e_explain(ErrorType::HTTPStatus(failure.status), failure.message);
         };
@@ -284,6 +284,7 @@ impl Call {
     /// An attempt got no connection. Nothing of the call was sent: any method may try again.
     pub(super) fn attempt_failed(&mut self, error: &mut Error) {
         self.attempts.failed(error);
+        self.attempt_failure = Some(Failure::of(error));
         error.set_retry(self.may_retry());
     }
 
@@ -402,7 +403,6 @@ impl Call {
         if let Some(ledger) = self.connection.socket.ledger() {
             ledger.cut_sent();
         }
-        self.sent_start = Some(self.connection.wire_written());
         self.blocked_before_ns = self.connection.blocked_ns(now_ns());
         Ok(())
     }
@@ -448,12 +448,17 @@ impl Call {
     }
 
     /// The call's last moment on the request path.
-    pub(super) fn finish(mut self, session: &Session, error: Option<&Error>) -> (Open, Finished) {
+    pub(super) fn finish(
+        mut self,
+        session: &mut Session,
+        error: Option<&Error>,
+    ) -> (Open, Finished) {
         let now_ns = now_ns();
         if let Some(error) = error {
             self.failure = Some(self.failure_of(error));
         }
-        let late = self.finish_client(now_ns);
+        let body_done = session.as_downstream_mut().is_body_done();
+        let late = self.finish_client(now_ns, body_done);
         let mut exchange = self.exchange;
         exchange.times.resp_written_ns = now_ns;
         exchange.request.body_bytes = session.body_bytes_read() as u64;
@@ -477,7 +482,7 @@ impl Call {
         (self.open, finished)
     }
 
-    fn finish_client(&mut self, now_ns: u64) -> Option<Arc<Late>> {
+    fn finish_client(&mut self, now_ns: u64, body_done: bool) -> Option<Arc<Late>> {
         let connection = &self.connection;
         let leg = &mut self.exchange.client;
         leg.end = connection.counters(now_ns);
@@ -485,22 +490,22 @@ impl Call {
             leg.streams = connection.streams.close(self.stream);
             return None;
         }
-        if self.sent_start.is_some() {
-            self.exchange.times.write_blocked_ns = connection
-                .blocked_ns(now_ns)
-                .saturating_sub(self.blocked_before_ns);
-        }
+        self.exchange.times.write_blocked_ns = connection
+            .blocked_ns(now_ns)
+            .saturating_sub(self.blocked_before_ns);
+        connection.rest(leg.end);
         let plain = connection.plain_read() - connection.plain_read_at_call_end();
-        let declared = self.content_length.map(|length| self.head_bytes + length);
-        if leg.sharing == Sharing::Sole && declared.is_some_and(|declared| plain > declared) {
+        let has_more = match self.body {
+            Body::Length(length) => plain > self.head_bytes + length,
+            Body::Chunked => body_done && !connection.ends_with_last_chunk(),
+        };
+        if leg.sharing == Sharing::Sole && has_more {
             leg.sharing = Sharing::Pipelined;
         }
         if leg.sharing != Sharing::Pipelined {
             leg.received_range = Some(self.received_start..connection.wire_read());
         }
-        leg.sent_range = self
-            .sent_start
-            .map(|start| start..connection.wire_written());
+        leg.sent_range = Some(self.sent_start..connection.wire_written());
         if let Some(ledger) = connection.socket.ledger() {
             if let Some(range) = &leg.received_range {
                 leg.received = ledger.received(range);
@@ -509,7 +514,7 @@ impl Call {
                 leg.sent = ledger.sent(range);
             }
         }
-        let sent_range = leg.sent_range.clone()?;
+        let sent_range = leg.sent_range.clone().filter(|range| !range.is_empty())?;
         let acked = leg
             .sent
             .turns
@@ -543,12 +548,22 @@ fn no_api() -> Arc<ApiNames> {
     NONE.with(Arc::clone)
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+/// How a request says where its body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// After so many bytes; none without a header that says otherwise.
+    Length(u64),
+    /// With the last chunk.
+    Chunked,
+}
+
+impl Body {
+    fn of(headers: &HeaderMap) -> Self {
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            return Self::Chunked;
+        }
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        Self::Length(length.unwrap_or(0))
+    }
 }

@@ -100,6 +100,8 @@ pub(crate) struct ClientConnection {
     wire_read: AtomicU64,
     wire_written: AtomicU64,
     plain_read: AtomicU64,
+    /// The last eight of them.
+    plain_tail: AtomicU64,
     plain_read_at_call_end: AtomicU64,
     wire_read_at_call_end: AtomicU64,
     blocked_since_ns: AtomicU64,
@@ -110,6 +112,8 @@ pub(crate) struct ClientConnection {
     multiplexed: AtomicBool,
     pub(crate) streams: Streams,
     previous: Mutex<Option<Arc<Late>>>,
+    /// The connection before the next request's first byte.
+    before: Mutex<Counters>,
 }
 
 impl std::fmt::Debug for ClientConnection {
@@ -159,6 +163,7 @@ impl ClientConnection {
             wire_read: AtomicU64::new(0),
             wire_written: AtomicU64::new(0),
             plain_read: AtomicU64::new(0),
+            plain_tail: AtomicU64::new(0),
             plain_read_at_call_end: AtomicU64::new(0),
             wire_read_at_call_end: AtomicU64::new(0),
             blocked_since_ns: AtomicU64::new(0),
@@ -168,6 +173,7 @@ impl ClientConnection {
             multiplexed: AtomicBool::new(false),
             streams: Streams::default(),
             previous: Mutex::new(None),
+            before: Mutex::default(),
         }
     }
 
@@ -199,11 +205,27 @@ impl ClientConnection {
     }
 
     /// Bytes reached the HTTP parser.
-    pub(super) fn count_plain_read(&self, n: usize) {
-        Self::add(&self.plain_read, n as u64);
+    pub(super) fn note_plain_read(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        Self::add(&self.plain_read, bytes.len() as u64);
+        let tail = bytes.iter().rev().take(8).rev();
+        let tail = tail.fold(self.plain_tail.load(Relaxed), |tail, byte| {
+            tail << 8 | u64::from(*byte)
+        });
+        self.plain_tail.store(tail, Relaxed);
         if self.doing() == Doing::Idle {
             self.set_doing(Doing::Head, self.limits.head.as_nanos() as u64);
         }
+    }
+
+    /// Whether the last bytes that reached the parser can be the end of a chunked body without
+    /// trailers: no part of another request has been read after it.
+    pub(crate) fn ends_with_last_chunk(&self) -> bool {
+        const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
+        const BYTES: u64 = u64::MAX >> 8;
+        self.plain_tail.load(Relaxed) & BYTES == LAST_CHUNK
     }
 
     /// An answer was written while no call was open: remembers its status.
@@ -277,6 +299,10 @@ impl ClientConnection {
             ledger.cut_received();
         }
         self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
+        if self.secured {
+            // Otherwise the first request begins with the connection, where all counters are zero.
+            self.rest(self.counters(now_ns()));
+        }
         self.set_doing(Doing::Idle, self.limits.head.as_nanos() as u64);
     }
 
@@ -377,6 +403,16 @@ impl ClientConnection {
         if !self.is_multiplexed() {
             self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
         }
+    }
+
+    /// No call is open: this is how far the connection has got.
+    pub(crate) fn rest(&self, counters: Counters) {
+        *self.before.lock().expect("no panic holds it") = counters;
+    }
+
+    /// How far the connection had got before the request that was just read.
+    pub(crate) fn before(&self) -> Counters {
+        *self.before.lock().expect("no panic holds it")
     }
 
     /// How many calls it has carried.

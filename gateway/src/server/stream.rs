@@ -240,15 +240,17 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Pingora flushes bodies, not heads. Whoever reads has nothing more to write for now, so a
+        // head whose body is yet to come (server-sent events) leaves here.
+        if let Poll::Ready(result) = this.poll_drain(cx) {
+            result?;
+        }
         let before = buf.filled().len();
         let result = match &mut this.transport {
             Transport::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
         };
-        let n = buf.filled().len() - before;
-        if n > 0 {
-            this.connection.count_plain_read(n);
-        }
+        this.connection.note_plain_read(&buf.filled()[before..]);
         result
     }
 }
@@ -287,6 +289,10 @@ impl AsyncWrite for ClientStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
+        if let Some(ledger) = this.connection.socket.ledger() {
+            // TLS says goodbye, which is not the response's.
+            ledger.cut_sent();
+        }
         match &mut this.transport {
             Transport::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
