@@ -13,6 +13,7 @@ use calltap_correlate::exchange::Attempt;
 use calltap_correlate::socket::SocketCookie;
 use pingora::ErrorType;
 use pingora::connectors::L4Connect;
+use pingora::connectors::l4::ConnectErrorExt;
 use pingora::protocols::GetProxyDigest;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
@@ -26,6 +27,8 @@ use super::endpoint::{Endpoint, Vitals};
 /// An attempt that nobody lived to see the end of: the client left, a timer ran out.
 const ABANDONED: &str = "abandoned";
 const OK: &str = "ok";
+/// The text of an error is cut here: some of it is the other side's, as names in a certificate are.
+const ERROR_CHARS_MAX: usize = 300;
 
 /// What attempts need of the rest of the process.
 pub(crate) struct ConnectHooks {
@@ -114,7 +117,7 @@ impl Attempts {
             if attempt.outcome == ABANDONED {
                 attempt.outcome = outcome_of(error.etype(), attempt.connected_ns.is_some());
             }
-            vitals.note_error(format!("{}: {}", attempt.outcome, error.etype().as_str()));
+            vitals.note_error(brief(error));
         }
     }
 
@@ -224,6 +227,27 @@ impl Connecting {
         }
         Ok((socket.connect(address).await?.into(), cookie))
     }
+}
+
+/// An error's kind and its innermost cause; Pingora's own text repeats every layer in between.
+pub(super) fn brief(error: &pingora::Error) -> String {
+    let root = error.root_cause();
+    // A failed handshake has its reason in the context, and a note of the local address for cause.
+    let is_reason = !root.is::<pingora::Error>()
+        && error
+            .connect_local_addr()
+            .is_none_or(|address| root.to_string() != format!("local address {address}"));
+    let reason = if is_reason {
+        Some(root.to_string())
+    } else {
+        error
+            .context
+            .as_ref()
+            .map(|context| context.as_str().to_owned())
+    };
+    let kind = error.etype().as_str();
+    let text = reason.map_or_else(|| kind.to_owned(), |reason| format!("{kind}: {reason}"));
+    text.chars().take(ERROR_CHARS_MAX).collect()
 }
 
 /// What a record and what Pingora call a failed connect(2).

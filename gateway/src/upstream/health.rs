@@ -3,20 +3,22 @@
 //! They use Pingora's connector, so that an endpoint is checked the way calls reach it, TLS and
 //! HTTP/2 included. Their sockets are nobody's calls and stay untapped.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
+use super::connect::brief;
 use super::endpoint::Endpoint;
 use super::group::Group;
 use crate::config::HealthConfig;
 use crate::identity::random;
 
-/// Shared by all groups; made when the first check runs, for it reads the system's authorities.
-pub(super) type SharedConnector = Arc<OnceLock<Connector>>;
+/// Shared by all groups; made before the first check, for it reads the system's authorities.
+pub(super) type SharedConnector = Arc<OnceCell<Arc<Connector>>>;
 
 /// Checks all endpoints of a group, at once and then at the configured interval, for ever.
 pub(super) async fn watch(group: Arc<Group>, health: HealthConfig, connector: SharedConnector) {
@@ -27,6 +29,18 @@ pub(super) async fn watch(group: Arc<Group>, health: HealthConfig, connector: Sh
 }
 
 pub(super) async fn check_all(group: &Group, health: &HealthConfig, connector: &SharedConnector) {
+    // Reading the authorities takes a while: not on a thread that has other things to do, and not
+    // on the time of the first check.
+    let made = connector
+        .get_or_try_init(|| tokio::task::spawn_blocking(|| Arc::new(Connector::new(None))))
+        .await;
+    let connector = match made {
+        Ok(connector) => connector,
+        Err(error) => {
+            tracing::warn!(%error, "cannot check the health of upstreams");
+            return;
+        }
+    };
     let mut checks = JoinSet::new();
     for endpoint in group.endpoints() {
         let (health, connector) = (health.clone(), Arc::clone(connector));
@@ -60,10 +74,9 @@ pub(super) async fn check_all(group: &Group, health: &HealthConfig, connector: &
 async fn check(
     endpoint: &Endpoint,
     health: &HealthConfig,
-    connector: &SharedConnector,
+    connector: &Connector,
 ) -> Result<(), String> {
-    let text = |error: Box<pingora::Error>| format!("{}: {error}", error.etype().as_str());
-    let connector = connector.get_or_init(|| Connector::new(None));
+    let text = |error: Box<pingora::Error>| brief(&error);
     let (mut session, _) = connector
         .get_http_session(&endpoint.peer())
         .await

@@ -157,7 +157,7 @@ impl Upstreams {
             .tasks
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let connector = Arc::new(std::sync::OnceLock::new());
+        let connector = health::SharedConnector::default();
         for group in self.groups.values() {
             for name in group.dns_names() {
                 tasks.spawn_on(resolve::again_and_again(Arc::clone(group), name), runtime);

@@ -481,7 +481,7 @@ async fn a_refused_attempt_has_a_socket_too() {
     assert_eq!(attempts[0].connected_ns, None);
     assert_eq!(
         group.state().endpoints[0].last_error.as_deref(),
-        Some("refused: ConnectRefused")
+        Some("ConnectRefused: Connection refused (os error 111)")
     );
 }
 
@@ -609,7 +609,7 @@ async fn tls_is_verified_by_authority_and_name() {
     let (authority, other) = (Authority::new("ca"), Authority::new("other"));
     let port = secure_server(&authority.issue("orders.example"), None).await;
     let connector = Connector::new(None);
-    let check = async |ca: &Authority, server_name: Option<&str>, expected: &str| {
+    let check = async |ca: &Authority, server_name: Option<&str>, expected: &str, reason: &str| {
         let group = group(UpstreamConfig {
             tls: Some(UpstreamTls {
                 server_name: server_name.map(str::to_owned),
@@ -627,14 +627,28 @@ async fn tls_is_verified_by_authority_and_name() {
         }
         let attempt = watch.attempts.list().remove(0);
         assert_eq!(attempt.outcome, expected, "{server_name:?}");
+        let error = group.state().endpoints.remove(0).last_error;
+        assert!(error.unwrap_or_default().contains(reason), "{reason}");
         assert!(attempt.connected_ns.is_some());
         assert_eq!(attempt.secured_ns.is_some(), expected == "ok");
     };
-    check(&authority, Some("orders.example"), "ok").await;
+    check(&authority, Some("orders.example"), "ok", "").await;
     // From here on there is a pooled connection to this address; none of these may get it.
-    check(&other, Some("orders.example"), "tls_failed").await;
-    check(&authority, Some("billing.example"), "tls_failed").await;
-    check(&authority, None, "tls_failed").await;
+    check(
+        &other,
+        Some("orders.example"),
+        "tls_failed",
+        "UnknownIssuer",
+    )
+    .await;
+    check(
+        &authority,
+        Some("billing.example"),
+        "tls_failed",
+        "billing.example",
+    )
+    .await;
+    check(&authority, None, "tls_failed", "127.0.0.1").await;
 }
 
 #[tokio::test]
