@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A running tap, in a cgroup of its own until this is dropped.
 pub(crate) struct Tapped {
     pub(crate) tap: Tap,
-    _turn: MutexGuard<'static, ()>,
+    turn: MutexGuard<'static, ()>,
 }
 
 /// A tap, or `None`, loudly, where this machine does not let us have one.
@@ -36,7 +36,7 @@ pub(crate) fn tapped(sockets_max: u32) -> Option<Tapped> {
     };
     Some(Tapped {
         tap: Tap::start(&options).expect("root can start a tap"),
-        _turn: turn,
+        turn,
     })
 }
 
@@ -45,6 +45,12 @@ pub(crate) const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Tapped {
+    /// Stops the tap. It stays the caller's turn while the result is held: the next tap of this
+    /// process may have a cgroup of the same name.
+    pub(crate) fn stop(self) -> MutexGuard<'static, ()> {
+        self.turn
+    }
+
     /// A listener of ours.
     pub(crate) fn listen(&self, at: SocketAddr) -> TcpListener {
         let listener = TcpListener::bind(at).expect("a port is free");

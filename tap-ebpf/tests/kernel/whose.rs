@@ -180,7 +180,7 @@ fn the_cgroup_is_ours_and_gone_afterwards() {
     assert!(ours && path.is_dir());
     assert!(membership().contains(&name));
     let path = path.to_owned();
-    drop(tapped);
+    let _turn = tapped.stop();
     assert!(!path.exists());
     assert!(!membership().contains(&name));
 }
