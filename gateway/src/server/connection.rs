@@ -467,7 +467,7 @@ impl ClientConnection {
         let secured = self.tls.get().is_some_and(|tls| tls.version.is_some());
         let stage = if self.secured && !secured {
             Stage::Tls
-        } else if in_head || self.calls() > 0 {
+        } else if in_head || secured || self.calls() > 0 {
             Stage::Head
         } else {
             Stage::Tcp
