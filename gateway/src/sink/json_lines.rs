@@ -337,8 +337,10 @@ impl Producer {
             WriterIs::Gathering => queue.bytes >= BATCH_BYTES,
             WriterIs::Busy => false,
         };
-        drop(queue);
         if wake {
+            // It is, from now on: the next flush need not wake it a second time.
+            queue.writer = WriterIs::Busy;
+            drop(queue);
             self.shared.changed.notify_all();
         }
     }
