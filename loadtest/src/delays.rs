@@ -42,6 +42,13 @@ pub const PAIRS: usize = 5;
 const UPSTREAM_NAME: &str = "upstream.test";
 /// Longer than any delay: the gateway must not re-send what is merely acknowledged late.
 const NO_RESEND_MS: u32 = 1_000;
+/// The receive buffer of a slow reader; the kernel doubles it.
+const SLOW_BUFFER_BYTES: usize = 64 * 1024;
+/// More than a client that does not read and the gateway's socket can hold, and still little enough
+/// to be through in a moment when the client reads.
+const LARGE_BYTES: u64 = 1_500_000;
+/// More than the client's buffer, but no more than the gateway's socket takes at once.
+const BUFFERED_BYTES: u64 = 250_000;
 /// A record that is not there by then never comes; longer than a call may settle.
 const RECORDS_MAX: Duration = Duration::from_secs(40);
 
@@ -297,31 +304,31 @@ impl Scene {
         })
     }
 
-    /// How one call of a scenario is made, calm or delayed.
+    /// How one call of a scenario is made, calm or delayed. Each has a client connection of its own:
+    /// on a fresh one the client's kernel acknowledges at once, on an older one it delays some ACKs,
+    /// which nobody injected.
     fn player<'a>(&'a self, place: Place) -> anyhow::Result<Player<'a>> {
         let port = self.backend.port();
         Ok(match place {
-            Place::TrickledBody => {
+            Place::TrickledBody => Box::new(move |id, delayed| {
                 let mut wire = self.connect(None)?;
-                Box::new(move |id, delayed| {
-                    let pieces = 6_u32;
-                    let pause = INJECTED / pieces;
-                    timed(id, || {
-                        let length = format!("Content-Length: {pieces}\r\n");
-                        wire.write(request("POST", "/echo", id, &length).as_bytes())?;
-                        for piece in 0..pieces {
-                            thread::sleep(if delayed { pause } else { Duration::ZERO });
-                            let mut byte = [0];
-                            fill_pattern(piece.into(), &mut byte);
-                            wire.write(&byte)?;
-                        }
-                        finish(&mut wire)
-                    })
+                let pieces = 6_u32;
+                let pause = INJECTED / pieces;
+                timed(id, || {
+                    let length = format!("Content-Length: {pieces}\r\n");
+                    wire.write(request("POST", "/echo", id, &length).as_bytes())?;
+                    for piece in 0..pieces {
+                        thread::sleep(if delayed { pause } else { Duration::ZERO });
+                        let mut byte = [0];
+                        fill_pattern(piece.into(), &mut byte);
+                        wire.write(&byte)?;
+                    }
+                    finish(&mut wire)
                 })
-            }
+            }),
             Place::StoppedGateway => {
-                let mut wire = self.connect(None)?;
                 Box::new(move |id, delayed| {
+                    let mut wire = self.connect(None)?;
                     if delayed {
                         self.gateway.signal(Signal::STOP)?;
                     }
@@ -338,44 +345,36 @@ impl Scene {
                     sample
                 })
             }
-            Place::LostSyn => {
+            Place::LostSyn => Box::new(move |id, delayed| {
                 let mut wire = self.connect(None)?;
-                Box::new(move |id, delayed| {
-                    let rule = "tcp flags & (syn | ack) == syn";
-                    let _loss = delayed
-                        .then(|| Loss::once(&self.lab, port, rule))
-                        .transpose()?;
-                    get(&mut wire, "/bytes/100?close=1", id)
-                })
-            }
-            Place::SlowTls => {
+                let rule = "tcp flags & (syn | ack) == syn";
+                let _loss = delayed
+                    .then(|| Loss::once(&self.lab, port, rule))
+                    .transpose()?;
+                get(&mut wire, "/bytes/100?close=1", id)
+            }),
+            Place::SlowTls => Box::new(move |id, delayed| {
                 let mut wire = self.connect(None)?;
-                Box::new(move |id, delayed| {
-                    let pause = if delayed { INJECTED } else { Duration::ZERO };
-                    let ms = u64::try_from(pause.as_millis())?;
-                    self.tls_pause_ms.store(ms, Ordering::Relaxed);
-                    get(&mut wire, "/bytes/100?close=1", id)
-                })
-            }
-            Place::SleepingBackend => {
+                let pause = if delayed { INJECTED } else { Duration::ZERO };
+                let ms = u64::try_from(pause.as_millis())?;
+                self.tls_pause_ms.store(ms, Ordering::Relaxed);
+                get(&mut wire, "/bytes/100?close=1", id)
+            }),
+            Place::SleepingBackend => Box::new(move |id, delayed| {
                 let mut wire = self.connect(None)?;
-                Box::new(move |id, delayed| {
-                    let ms = if delayed { INJECTED.as_millis() } else { 0 };
-                    get(&mut wire, &format!("/bytes/100?delay_ms={ms}"), id)
-                })
-            }
-            Place::LostRequest => {
+                let ms = if delayed { INJECTED.as_millis() } else { 0 };
+                get(&mut wire, &format!("/bytes/100?delay_ms={ms}"), id)
+            }),
+            Place::LostRequest => Box::new(move |id, delayed| {
                 let mut wire = self.connect(None)?;
-                Box::new(move |id, delayed| {
-                    let rule = "tcp flags & psh == psh";
-                    let _loss = delayed
-                        .then(|| Loss::once(&self.lab, port, rule))
-                        .transpose()?;
-                    get(&mut wire, "/bytes/100", id)
-                })
-            }
-            Place::SlowReader => self.slow_reader(8_000_000),
-            Place::SlowReaderBuffered => self.slow_reader(120_000),
+                let rule = "tcp flags & psh == psh";
+                let _loss = delayed
+                    .then(|| Loss::once(&self.lab, port, rule))
+                    .transpose()?;
+                get(&mut wire, "/bytes/100", id)
+            }),
+            Place::SlowReader => self.slow_reader(LARGE_BYTES),
+            Place::SlowReaderBuffered => self.slow_reader(BUFFERED_BYTES),
             Place::DelayedAck => {
                 let local = SocketAddr::new(lab::CLIENT, 61_000);
                 let plain = self.gateway.plain();
@@ -395,8 +394,7 @@ impl Scene {
 
     fn slow_reader<'a>(&'a self, bytes: u64) -> Player<'a> {
         Box::new(move |id, delayed| {
-            // Each on a connection of its own: a window that grew would swallow the next response.
-            let mut wire = self.connect(Some(16 * 1024))?;
+            let mut wire = self.connect(Some(SLOW_BUFFER_BYTES))?;
             timed(id, || {
                 wire.write(request("GET", &format!("/bytes/{bytes}"), id, "").as_bytes())?;
                 thread::sleep(if delayed { INJECTED } else { Duration::ZERO });

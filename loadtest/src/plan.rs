@@ -148,7 +148,7 @@ pub struct Reach {
 /// Draws sessions with `calls` calls in all, and about one failed connection per thirty calls.
 pub fn draw(calls: usize, seed: u64, run: &str, reach: Reach) -> VecDeque<Session> {
     let mut draw = Draw {
-        random: Random(seed | 1),
+        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
         serial: 0,
         run,
     };

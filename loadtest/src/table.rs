@@ -2,7 +2,11 @@
 
 /// Renders `rows` below `head`; columns after the first are right-aligned.
 pub fn markdown(head: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    // Two dashes are the least that markdown takes for a right-aligned column.
+    let mut widths: Vec<usize> = head
+        .iter()
+        .map(|cell| cell.chars().count().max(2))
+        .collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -42,6 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_column_is_still_a_column() {
+        assert_eq!(markdown(&["x", ""], &[]), "| x  |    |\n| -- | -: |\n");
+    }
+
+    #[test]
     fn columns_line_up() {
         let rows = [
             vec!["a".to_owned(), "10".to_owned()],
@@ -49,7 +58,7 @@ mod tests {
         ];
         assert_eq!(
             markdown(&["x", "n"], &rows),
-            "| x    |  n |\n| ---- | -: |\n| a    | 10 |\n| long |  1 |\n"
+            "| x    |  n |\n| ---- | -: |\n| a    | 10 |\n| long |  1 |\n",
         );
     }
 }
