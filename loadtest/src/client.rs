@@ -165,10 +165,7 @@ fn play_one(session: Session, target: &Target, connections: &AtomicU64) -> Seen 
             Err(error) => seen.unreachable.push(format!("{failure:?}: {error}")),
         },
         Session::KeepAlive(calls) => one_by_one(calls, target, connections, &mut seen),
-        Session::Pipelined(calls) => match connect(target.plain, None) {
-            Ok(stream) => all_at_once(&calls, stream, target, fresh(), &mut seen),
-            Err(error) => seen.unreachable.push(format!("{}: {error}", target.plain)),
-        },
+        Session::Pipelined(calls) => all_at_once(calls, target, connections, &mut seen),
     }
     seen
 }
@@ -341,13 +338,14 @@ fn finish(
     observed.body_in = received;
     let body = body?;
     observed.trailers = body.trailers;
+    let known = call.response_bytes.is_some();
     observed.outcome = match (body.complete, call.reading) {
         (false, Reading::AbortAfter(_)) => {
             reset_on_close(wire.stream())?;
             Outcome::Left
         }
         (false, _) => Outcome::Truncated,
-        (true, _) if observed.call.response_bytes.is_some() && !body.intact => Outcome::Corrupt,
+        (true, _) if head.status == 200 && known && !body.intact => Outcome::Corrupt,
         (true, _) => Outcome::Complete,
     };
     let closes = head.minor_version == 0 || head.headers.has_token("connection", "close");
@@ -401,24 +399,27 @@ fn head(call: &Call, host: &str) -> String {
     head + "\r\n"
 }
 
-fn all_at_once(
-    calls: &[Call],
-    stream: TcpStream,
-    target: &Target,
-    connection: u64,
-    seen: &mut Seen,
-) {
+/// Sends all requests in one write. Those that the gateway did not answer because it closed the
+/// connection after another are sent again one by one, as HTTP has it.
+fn all_at_once(calls: Vec<Call>, target: &Target, connections: &AtomicU64, seen: &mut Seen) {
+    let stream = match connect(target.plain, None) {
+        Ok(stream) => stream,
+        Err(error) => return seen.unreachable.push(format!("{}: {error}", target.plain)),
+    };
+    let connection = connections.fetch_add(1, Ordering::Relaxed);
     let local = stream.local_addr().unwrap_or(UNKNOWN);
     let mut wire = Wire::new(stream);
     let heads: Vec<String> = calls.iter().map(|call| head(call, &target.host)).collect();
+    let together = match calls.len() {
+        1 => Together::Alone,
+        count => Together::Pipelined(u32::try_from(count).unwrap_or(u32::MAX)),
+    };
     let begun = Instant::now();
     let mut broken = wire.write(heads.concat().as_bytes()).err();
-    for (index, (call, head)) in calls.iter().zip(&heads).enumerate() {
-        let mut observed = Observed::begin(call.clone(), connection, index, local, target.plain);
-        observed.together = match calls.len() {
-            1 => Together::Alone,
-            count => Together::Pipelined(u32::try_from(count).unwrap_or(u32::MAX)),
-        };
+    let mut calls = calls.into_iter().zip(&heads).enumerate();
+    for (index, (call, head)) in calls.by_ref() {
+        let mut observed = Observed::begin(call, connection, index, local, target.plain);
+        observed.together = together;
         observed.wire_out = head.len() as u64;
         let consumed = wire.consumed();
         let result = match broken.take() {
@@ -430,12 +431,24 @@ fn all_at_once(
         };
         observed.wire_in = wire.consumed() - consumed;
         observed.elapsed = begun.elapsed();
-        if let Err(error) = result {
-            observed.outcome = Outcome::Unserved(error.to_string());
-            broken = Some(error);
-        }
+        let closed = match result {
+            Ok(After::KeepOpen) => false,
+            Ok(After::Close) => true,
+            Err(error) => {
+                observed.outcome = match observed.status {
+                    Some(_) => Outcome::Truncated,
+                    None => Outcome::Unserved(error.to_string()),
+                };
+                true
+            }
+        };
         seen.calls.push(observed);
+        if closed {
+            break;
+        }
     }
+    let unanswered = calls.map(|(_, (call, _))| call).collect();
+    one_by_one(unanswered, target, connections, seen);
 }
 
 fn fail(failure: Failure, target: &Target) -> io::Result<ObservedFailure> {

@@ -27,6 +27,8 @@ use crate::verify::{self, Load, REST_MAX};
 const QUEUE_SMALL: u32 = 16;
 /// The disk that fills up, KiB: room for all records of [`DISK_CALLS_MAX`].
 const DISK_KIB: usize = 8 * 1024;
+/// The queue before the disk that fills up, records.
+const DISK_QUEUE: u32 = 64;
 /// What is left of it while it is full, KiB: room for some records, but not for those of a load.
 const DISK_LEFT_KIB: usize = 32;
 /// So many calls at most are made while the disk is full.
@@ -179,6 +181,8 @@ pub fn disk_full(calltap: &Path, load: &Load) -> anyhow::Result<Checks> {
     let backend = Backend::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let gateway = Gateway::start(&Setup {
         records: format!("{directory}/calls.jsonl"),
+        // A full disk may be free again in a moment: what waits for it is bounded, and soon full.
+        queue_max: Some(DISK_QUEUE),
         wrapper: words.map(str::to_owned).to_vec(),
         ..Setup::new(calltap, backend.address())
     })?;
@@ -206,7 +210,16 @@ pub fn disk_full(calltap: &Path, load: &Load) -> anyhow::Result<Checks> {
         ..load.clone()
     };
     let later = verify::play(&gateway, &few);
-    seen.calls.extend(later.calls);
+    let connections = seen
+        .calls
+        .iter()
+        .map(|observed| observed.connection + 1)
+        .max();
+    seen.calls
+        .extend(later.calls.into_iter().map(|mut observed| {
+            observed.connection += connections.unwrap_or(0);
+            observed
+        }));
     seen.failures.extend(later.failures);
     seen.unreachable.extend(later.unreachable);
 

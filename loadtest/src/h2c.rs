@@ -127,7 +127,7 @@ async fn exchange(
     observed.body_in = body_in;
     observed.trailers = u32::try_from(trailers)?;
     observed.outcome = match call.response_bytes {
-        Some(_) if !intact => Outcome::Corrupt,
+        Some(_) if status == 200 && !intact => Outcome::Corrupt,
         _ => Outcome::Complete,
     };
     Ok(())
