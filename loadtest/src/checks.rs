@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::{Observed, Outcome, Seen, Together};
 use crate::gateway::Stages;
-use crate::plan::{Ending, Failure};
+use crate::plan::{Ending, Failure, RequestBody};
 use crate::records::{Record, Records};
 use crate::table;
 
@@ -164,6 +164,12 @@ fn served(seen: &Seen, world: &World, checks: &mut Checks) {
             && match observed.outcome {
                 Outcome::Truncated => true,
                 Outcome::Complete => matches!(observed.status, Some(502..=504)),
+                // The gateway may have answered and closed while the client still sent. A reset
+                // stream is how HTTP/2 breaks off, and takes a head that was on its way with it.
+                Outcome::Unserved(_) => {
+                    call.ending == Ending::ClientAbort
+                        || matches!(observed.together, Together::Streams(_))
+                }
                 _ => false,
             };
         let held = honest
@@ -324,8 +330,7 @@ fn request(observed: &Observed, record: &Record, world: &World, checks: &mut Che
     );
     let size = record.number("http.request.body.size");
     let whole = call.ending == Ending::Well && observed.outcome == Outcome::Complete;
-    let gave_up = world.backend_dies && observed.status.is_some_and(|status| status >= 502);
-    if whole && !gave_up {
+    if whole && !gave_up(observed, world) {
         checks.same("request body size", id, size, call.body.bytes());
     } else {
         let held = size.is_some_and(|size| size <= observed.body_out);
@@ -455,11 +460,14 @@ fn connection(observed: &Observed, record: &Record, world: &World, checks: &mut 
     }
     let whole = observed.call.ending == Ending::Well
         && observed.outcome == Outcome::Complete
-        && !(world.backend_dies && observed.status.is_some_and(|status| status >= 502));
+        && !gave_up(observed, world);
     if world.tap != "ebpf" || !whole {
         return;
     }
     let attribution = record.text("client.attribution");
+    if hides_its_end(observed) && attribution == Some("partial") {
+        return;
+    }
     let reason = record.text("client.attribution_reason");
     let expected = match observed.together {
         Together::Alone => "exact",
@@ -532,7 +540,12 @@ fn time(observed: &Observed, record: &Record, world: &World, checks: &mut Checks
             id.clone()
         }),
     }
-    let ended_well = observed.call.ending == Ending::Well && observed.outcome == Outcome::Complete;
+    let ended_well = observed.call.ending == Ending::Well
+        && observed.outcome == Outcome::Complete
+        && !gave_up(observed, world);
+    if hides_its_end(observed) && record.text("client.attribution") == Some("partial") {
+        return;
+    }
     if world.tap == "ebpf" && ended_well && observed.together == Together::Alone {
         checks.ask("delivered_us is there", delivered.is_some(), || {
             format!("{id}: settled {:?}", record.text("settled"))
@@ -560,6 +573,17 @@ fn time(observed: &Observed, record: &Record, world: &World, checks: &mut Checks
             );
         }
     }
+}
+
+/// Trailers end a request at a place that cannot be seen from its last bytes: a record may say that
+/// it does not know what came after them.
+fn hides_its_end(observed: &Observed) -> bool {
+    matches!(observed.call.body, RequestBody::Chunked(_, true))
+}
+
+/// An error that the gateway may have made itself, as the backend was dead.
+fn gave_up(observed: &Observed, world: &World) -> bool {
+    world.backend_dies && observed.status.is_some_and(|status| status >= 502)
 }
 
 /// A cookie names one connection and no other.

@@ -342,7 +342,7 @@ impl Draw<'_> {
     fn abort_response(&mut self) -> Call {
         let size = 1024 * 1024;
         // The stall keeps half the response back until the client is gone.
-        let call = self.get("abort-response", size).also("stall_ms=60");
+        let call = self.get("abort-response", size).also("stall_ms=400");
         let read = 1 + self.random.below(size / 4);
         Call {
             reading: Reading::AbortAfter(read),
