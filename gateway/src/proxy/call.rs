@@ -463,7 +463,9 @@ impl Call {
         exchange.times.resp_written_ns = now_ns;
         exchange.request.body_bytes = session.body_bytes_read() as u64;
         exchange.response.body_bytes = session.body_bytes_sent() as u64;
-        let response = session.response_written();
+        let response = session
+            .response_written()
+            .filter(|response| !response.status.is_informational() || response.status == 101);
         exchange.response.status = response.map(|response| response.status.as_u16());
         if let Some(failure) = self.failure {
             exchange.flags.extend(failure.flag);
