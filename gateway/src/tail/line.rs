@@ -131,7 +131,7 @@ fn call(out: &mut String, view: &View, columns: Columns, paint: Paint) {
         &pad_right(&cut(&method, METHOD_COLUMNS, paint), METHOD_COLUMNS + 1),
         Ink::Bold,
     ));
-    let place = clean(view.place().unwrap_or("-"));
+    let place = clean(place(view).unwrap_or("-"));
     out.push_str(&pad_right(
         &cut(&place, columns.route, paint),
         columns.route + 1,
@@ -156,6 +156,16 @@ fn call(out: &mut String, view: &View, columns: Columns, paint: Paint) {
         }
     }
     remarks(out, view, columns.remarks, paint);
+}
+
+/// The route, or the path where the route would say too little: there is none, or it takes any rest.
+fn place(view: &View) -> Option<&str> {
+    let is_telling = |route: &&str| !route.contains("{*");
+    view.route
+        .as_deref()
+        .filter(is_telling)
+        .or(view.path.as_deref())
+        .or(view.place())
 }
 
 /// Connections that never carried a call, and entries from outside.
@@ -414,6 +424,8 @@ mod tests {
                 r#"{"kind":"call","http.request.method":"DELETE","url.path":"/a/very/long/path/that/nobody/can/read","http.response.status_code":502,"duration_us":2500000,"delivered_us":2500000,"time.failed_attempts_us":2500000,"response.flags":["upstream_refused","client_abort"],"error.type":"connection_refused","client.tcp.retransmits":2}"#,
                 r#"{"kind":"call","http.request.method":"GET","http.route":"/events","gateway.duration_us":812,"coverage":"tcp_info","attribution":"partial"}"#,
                 r#"{"kind":"call","http.request.method":"GET","http.route":"/events","http.response.status_code":200,"gateway.duration_us":812,"coverage":"ebpf","attribution":"shared"}"#,
+                r#"{"kind":"call","http.request.method":"GET","http.route":"/{*rest}","url.path":"/stock/7","http.response.status_code":304,"gateway.duration_us":1200}"#,
+                r#"{"kind":"call","http.request.method":"GET","http.route":"/{*rest}"}"#,
                 r#"{"kind":"connection","connection.stage":"tls","error.type":"tls_handshake_failed","network.peer.address":"192.0.2.7"}"#,
                 r#"{"kind":"external","message":"TCP header logged successfully."}"#,
                 r#"{}"#,
@@ -423,6 +435,8 @@ mod tests {
                 DELETE  /a/very/long/pat… 502   2.50s fffffffffffffffffffffff upstream_refused
                 GET     /events           ---   812µs (no eBPF)
                 GET     /events           200   812µs (shared connection)
+                GET     /stock/7          304  1.20ms (no marks)
+                GET     /{*rest}          ---       - (no marks)
                 conn    tls_handshake_failed stage tls from 192.0.2.7
                 note    TCP header logged successfully.
                 -       -                 ---       - (no marks)
