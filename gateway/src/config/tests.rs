@@ -710,9 +710,12 @@ fn h2c_by_default_is_for_plain_listeners() {
         .collect();
     assert_eq!(h2c, [false, true]);
     let text = text.replace("tls = {", "h2c = true\ntls = {");
-    check_mistakes(&text, expect![[r#"
+    check_mistakes(
+        &text,
+        expect![[r#"
         calltap.toml:4:7: listeners[0].h2c: h2c is HTTP/2 without TLS, and this listener has TLS; leave h2c away: ALPN offers h2
-    "#]]);
+    "#]],
+    );
 }
 
 proptest! {
