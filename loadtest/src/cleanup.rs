@@ -1,9 +1,12 @@
-//! Undoes what a test did to the machine: namespaces, rules, sysctls, child processes.
+//! Undoes what a test did to the machine: namespaces, sysctls, child processes, files.
 //!
 //! A [`Guard`] undoes one thing when it is dropped. Because a signal or an aborting panic drops
 //! nothing, every guard is also in one list, which [`undo_on_signal`] works off, newest first.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +18,7 @@ static PENDING: Mutex<BTreeMap<u64, Undo>> = Mutex::new(BTreeMap::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Undoes one thing, once.
+#[derive(Debug)]
 #[must_use = "dropping it undoes what was done"]
 pub struct Guard(u64);
 
@@ -33,6 +37,34 @@ impl Drop for Guard {
         if let Some(undo) = undo {
             undo();
         }
+    }
+}
+
+/// A directory for files of a test's own, removed with it.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    _guard: Guard,
+}
+
+impl Scratch {
+    /// Makes one whose name begins with `prefix`. What uses it is to be made later, and so undone
+    /// before.
+    pub fn new(prefix: &str) -> io::Result<Self> {
+        let path = tempfile::Builder::new().prefix(prefix).tempdir()?.keep();
+        let doomed = path.clone();
+        let guard = Guard::new(move || {
+            let _ = fs::remove_dir_all(doomed);
+        });
+        Ok(Self {
+            path,
+            _guard: guard,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

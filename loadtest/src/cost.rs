@@ -18,9 +18,8 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::cleanup::Guard;
+use crate::cleanup::{Guard, Scratch};
 use crate::gateway::{Gateway, Setup};
 use crate::table;
 use crate::verify::{self, REST_MAX};
@@ -442,19 +441,18 @@ enum Role {
 
 /// An nginx of our own, one process without a master, so that its time is easily read.
 struct Nginx {
+    /// First, so that the process ends before its directory goes.
+    _guard: Guard,
     address: SocketAddr,
     pid: Pid,
     /// Configuration and log; removed with it.
     #[cfg_attr(not(test), expect(dead_code, reason = "held for its Drop"))]
-    directory: TempDir,
-    _guard: Guard,
+    directory: Scratch,
 }
 
 impl Nginx {
     fn start(role: Role, backend: Option<SocketAddr>) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("calltap-nginx-")
-            .tempdir()?;
+        let directory = Scratch::new("calltap-nginx-")?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let file = directory.path().join("nginx.conf");
         fs::write(

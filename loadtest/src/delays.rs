@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::backend::{Backend, Transport};
+use crate::cleanup::Scratch;
 use crate::client;
 use crate::gateway::{Gateway, Setup};
 use crate::lab::{self, Lab};
@@ -213,7 +213,7 @@ struct Scene {
     backend: SocketAddr,
     tls_pause_ms: Arc<AtomicU64>,
     _backend: Backend,
-    _certificates: Option<TempDir>,
+    _certificates: Option<Scratch>,
 }
 
 fn measure(calltap: &Path, place: Place) -> anyhow::Result<Found> {
@@ -284,7 +284,7 @@ impl Scene {
         let backend = Backend::serve(listener, transport)?;
         let address = backend.address();
         let authority =
-            |directory: &TempDir| (directory.path().join("ca.pem"), UPSTREAM_NAME.to_owned());
+            |directory: &Scratch| (directory.path().join("ca.pem"), UPSTREAM_NAME.to_owned());
         let gateway = Gateway::start(&Setup {
             tap: "ebpf",
             address: lab::GATEWAY,
@@ -502,7 +502,7 @@ fn finish(wire: &mut Wire<TcpStream>) -> anyhow::Result<()> {
 }
 
 /// A certificate for [`UPSTREAM_NAME`], and the directory that holds its authority as `ca.pem`.
-fn certificate() -> anyhow::Result<(Arc<rustls::ServerConfig>, TempDir)> {
+fn certificate() -> anyhow::Result<(Arc<rustls::ServerConfig>, Scratch)> {
     let authority_key = rcgen::KeyPair::generate()?;
     let mut authority = rcgen::CertificateParams::new(Vec::new())?;
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -511,9 +511,7 @@ fn certificate() -> anyhow::Result<(Arc<rustls::ServerConfig>, TempDir)> {
     let key = rcgen::KeyPair::generate()?;
     let leaf = rcgen::CertificateParams::new(vec![UPSTREAM_NAME.to_owned()])?;
     let leaf = leaf.signed_by(&key, &issuer)?;
-    let directory = tempfile::Builder::new()
-        .prefix("calltap-delays-")
-        .tempdir()?;
+    let directory = Scratch::new("calltap-delays-")?;
     fs::write(directory.path().join("ca.pem"), authority_pem)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)

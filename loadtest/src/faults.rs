@@ -18,7 +18,7 @@ use anyhow::{Context, ensure};
 
 use crate::backend::Backend;
 use crate::checks::{self, Checks, World};
-use crate::cleanup::Guard;
+use crate::cleanup::{Guard, Scratch};
 use crate::gateway::{Gateway, Setup, Stages};
 use crate::records::Records;
 use crate::verify::{self, Load, REST_MAX};
@@ -164,7 +164,7 @@ pub fn disk_full(calltap: &Path, load: &Load) -> anyhow::Result<Checks> {
         rustix::process::geteuid().is_root(),
         "a small file system of our own needs root; run it with sudo"
     );
-    let mount_point = tempfile::Builder::new().prefix("calltap-disk-").tempdir()?;
+    let mount_point = Scratch::new("calltap-disk-")?;
     let directory = mount_point.path().display();
     // The mount is in a namespace of the gateway's own and goes with it.
     let mount = format!("mount -t tmpfs -o size={DISK_KIB}k tmpfs {directory} && exec \"$@\"");

@@ -17,9 +17,8 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::cleanup::Guard;
+use crate::cleanup::{Guard, Scratch};
 use crate::plan::ROUTES;
 use crate::wire::Wire;
 
@@ -81,15 +80,16 @@ impl Setup {
 
 /// A running calltap; ends when dropped.
 pub struct Gateway {
+    /// First, so that the process ends before its directory goes.
+    _guard: Guard,
     child: Arc<Mutex<Child>>,
     pid: Pid,
-    directory: TempDir,
+    directory: Scratch,
     records: PathBuf,
     plain: SocketAddr,
     h2c: SocketAddr,
     admin: SocketAddr,
     admin_namespace: Option<crate::lab::Namespace>,
-    _guard: Guard,
 }
 
 /// The counters of one sink and kind, as the status shows them.
@@ -139,9 +139,7 @@ impl Gateway {
             "{} is no binary; build it (cargo build -p calltap) or name it with --calltap",
             setup.calltap.display()
         );
-        let directory = tempfile::Builder::new()
-            .prefix("calltap-loadtest-")
-            .tempdir()?;
+        let directory = Scratch::new("calltap-loadtest-")?;
         let ports = match &setup.admin_namespace {
             Some(namespace) => namespace.run(|| free_ports(setup.address))?,
             None => free_ports(setup.address),

@@ -34,13 +34,8 @@ pub struct Namespace {
     _guard: Arc<Removal>,
 }
 
+#[derive(Debug)]
 struct Removal(#[expect(dead_code, reason = "held for its Drop")] Guard);
-
-impl std::fmt::Debug for Removal {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Removal")
-    }
-}
 
 impl Namespace {
     fn add(role: &str) -> anyhow::Result<Self> {
