@@ -7,14 +7,17 @@
 //! | `/echo` | reads the body; its length as text, or 500 if a byte was wrong |
 //! | `/early/{code}` | that status without reading the body, and closes |
 //! | `/truncate/{n}` | promises `n` bytes, sends half, resets the connection |
+//! | `/held/{n}` | `n` pattern bytes, the second half only after a release of its `call` parameter |
+//! | `/release/{n}` | 204, and releases the call that `?of=` names |
 //!
 //! `?delay_ms=` sleeps before any answer, `?close=1` closes after it. One thread per connection,
 //! bounded by what the gateway opens; not for use outside tests.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +27,36 @@ use crate::wire::{RequestHead, Wire};
 
 /// A connection that is idle longer is closed.
 const IDLE_MAX: Duration = Duration::from_secs(90);
+
+/// A held response that nobody releases breaks off after this time.
+const HELD_MAX: Duration = Duration::from_secs(5);
+
+/// Calls whose second half may go out.
+#[derive(Debug, Default)]
+struct Releases {
+    released: Mutex<HashSet<String>>,
+    changed: Condvar,
+}
+
+impl Releases {
+    fn release(&self, call: &str) {
+        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.insert(call.to_owned());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `call` was released; `false` if nobody did in time.
+    fn wait(&self, call: &str) -> bool {
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(released, HELD_MAX, |released| !released.contains(call));
+        waited
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .remove(call)
+    }
+}
 
 /// How connections to the backend begin.
 #[derive(Clone)]
@@ -55,14 +88,15 @@ impl Backend {
     pub fn serve(listener: TcpListener, transport: Transport) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let accepting = listener.try_clone()?;
+        let releases = Arc::new(Releases::default());
         thread::spawn(move || {
             for stream in accepting.incoming() {
                 // Once the listener is shut down accept fails for good.
                 let Ok(stream) = stream else { return };
-                let transport = transport.clone();
+                let (transport, releases) = (transport.clone(), releases.clone());
                 thread::spawn(move || {
                     // A connection that breaks is the test's doing; the client notices.
-                    let _ = converse(stream, &transport);
+                    let _ = converse(stream, &transport, &releases);
                 });
             }
         });
@@ -82,13 +116,13 @@ impl Drop for Backend {
     }
 }
 
-fn converse(stream: TcpStream, transport: &Transport) -> io::Result<()> {
+fn converse(stream: TcpStream, transport: &Transport, releases: &Releases) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let raw = stream.try_clone()?;
     match transport {
-        Transport::Plain => answer_all(Wire::new(stream), &raw),
+        Transport::Plain => answer_all(Wire::new(stream), &raw, releases),
         Transport::Tls { config, pause } => {
             thread::sleep(pause());
             let tls = rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
@@ -96,14 +130,18 @@ fn converse(stream: TcpStream, transport: &Transport) -> io::Result<()> {
             while tls.conn.is_handshaking() {
                 tls.conn.complete_io(&mut tls.sock)?;
             }
-            answer_all(Wire::new(tls), &raw)
+            answer_all(Wire::new(tls), &raw, releases)
         }
     }
 }
 
-fn answer_all<S: Read + Write>(mut wire: Wire<S>, raw: &TcpStream) -> io::Result<()> {
+fn answer_all<S: Read + Write>(
+    mut wire: Wire<S>,
+    raw: &TcpStream,
+    releases: &Releases,
+) -> io::Result<()> {
     while let Some(request) = wire.read_request()? {
-        if answer(&mut wire, raw, &request)?.is_break() {
+        if answer(&mut wire, raw, &request, releases)?.is_break() {
             break;
         }
     }
@@ -114,6 +152,7 @@ fn answer<S: Read + Write>(
     wire: &mut Wire<S>,
     raw: &TcpStream,
     request: &RequestHead,
+    releases: &Releases,
 ) -> io::Result<ControlFlow<()>> {
     let number = |name| {
         request
@@ -150,7 +189,21 @@ fn answer<S: Read + Write>(
         }
         "bytes" => {
             let stall = number("stall_ms").map(Duration::from_millis);
-            response.bytes(wire, argument, stall)?;
+            response.bytes(wire, argument, || {
+                thread::sleep(stall.unwrap_or_default());
+                true
+            })?;
+        }
+        "held" => {
+            let call = request.query("call").unwrap_or_default();
+            if !response.bytes(wire, argument, || releases.wait(call))? {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        "release" => {
+            releases.release(request.query("of").unwrap_or_default());
+            response.status = 204;
+            response.text(wire, "")?;
         }
         "status" => {
             response.status = argument.try_into().unwrap_or(500);
@@ -226,25 +279,26 @@ impl Response<'_> {
         wire.write(out.as_bytes())
     }
 
+    /// Sends one half, asks `go_on`, and sends the other; says whether it did.
     fn bytes<S: Read + Write>(
         &self,
         wire: &mut Wire<S>,
         count: u64,
-        stall: Option<Duration>,
-    ) -> io::Result<()> {
+        go_on: impl FnOnce() -> bool,
+    ) -> io::Result<bool> {
         wire.write(self.head(Some(count)).as_bytes())?;
         if self.bodiless() {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(stall) = stall else {
-            return wire.write_pattern(count);
-        };
         let half = count / 2;
         wire.write_pattern(half)?;
-        thread::sleep(stall);
+        if !go_on() {
+            return Ok(false);
+        }
         let mut rest = vec![0; usize::try_from(count - half).unwrap_or(0)];
         crate::wire::fill_pattern(half, &mut rest);
-        wire.write(&rest)
+        wire.write(&rest)?;
+        Ok(true)
     }
 
     fn chunked<S: Read + Write>(

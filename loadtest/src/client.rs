@@ -165,6 +165,10 @@ fn play_one(session: Session, target: &Target, connections: &AtomicU64) -> Seen 
             Err(error) => seen.unreachable.push(format!("{failure:?}: {error}")),
         },
         Session::KeepAlive(calls) => one_by_one(calls, target, connections, &mut seen),
+        Session::Lockstep(both) => {
+            let [held, release] = *both;
+            lockstep(held, release, target, connections, &mut seen);
+        }
         Session::Pipelined(calls) => all_at_once(calls, target, connections, &mut seen),
     }
     seen
@@ -200,51 +204,50 @@ fn one_by_one(calls: Vec<Call>, target: &Target, connections: &AtomicU64, seen: 
     let slow = calls.iter().any(|call| call.reading == Reading::Slowly);
     let mut open: Option<Open> = None;
     for call in calls {
-        let mut connection = match open.take() {
+        let connection = match open.take() {
             Some(connection) => connection,
-            None => match connect(target.plain, slow.then_some(SLOW_BUFFER_BYTES)) {
-                Ok(stream) => Open {
-                    local: stream.local_addr().unwrap_or(UNKNOWN),
-                    wire: Wire::new(stream),
-                    serial: connections.fetch_add(1, Ordering::Relaxed),
-                    calls: 0,
-                },
+            None => match Open::new(target, slow, connections) {
+                Ok(connection) => connection,
                 Err(error) => {
-                    seen.unreachable.push(format!("{}: {error}", target.plain));
-                    let mut observed = Observed::begin(call, 0, 0, UNKNOWN, target.plain);
-                    observed.outcome = Outcome::Unserved(error.to_string());
-                    seen.calls.push(observed);
+                    unreachable(call, target, &error, seen);
                     continue;
                 }
             },
         };
-        let mut observed = Observed::begin(
-            call,
-            connection.serial,
-            connection.calls,
-            connection.local,
-            target.plain,
-        );
-        connection.calls += 1;
-        let wire = &mut connection.wire;
-        let begun = Instant::now();
-        let (sent, consumed) = (wire.sent(), wire.consumed());
-        let result = exchange(wire, target, &mut observed);
-        observed.wire_out = wire.sent() - sent;
-        observed.wire_in = wire.consumed() - consumed;
-        observed.elapsed = begun.elapsed();
-        match result {
-            Ok(After::KeepOpen) => open = Some(connection),
-            Ok(After::Close) => (),
-            Err(error) => {
-                observed.outcome = match observed.status {
-                    Some(_) => Outcome::Truncated,
-                    None => Outcome::Unserved(error.to_string()),
-                };
-            }
-        }
-        seen.calls.push(observed);
+        open = connection.play(call, target, seen, &mut || ());
     }
+}
+
+/// Makes the second call when half of the first one's response is here, on a connection of its own.
+fn lockstep(held: Call, release: Call, target: &Target, connections: &AtomicU64, seen: &mut Seen) {
+    let mut release = Some(release);
+    let mut released = Seen::default();
+    match Open::new(target, false, connections) {
+        Ok(connection) => {
+            connection.play(held, target, seen, &mut || {
+                if let Some(release) = release.take() {
+                    one_by_one(vec![release], target, connections, &mut released);
+                }
+            });
+        }
+        Err(error) => unreachable(held, target, &error, seen),
+    }
+    // Made in any case: whether a plan is complete must not depend on what comes of it.
+    one_by_one(
+        release.into_iter().collect(),
+        target,
+        connections,
+        &mut released,
+    );
+    seen.calls.extend(released.calls);
+    seen.unreachable.extend(released.unreachable);
+}
+
+fn unreachable(call: Call, target: &Target, error: &io::Error, seen: &mut Seen) {
+    seen.unreachable.push(format!("{}: {error}", target.plain));
+    let mut observed = Observed::begin(call, 0, 0, UNKNOWN, target.plain);
+    observed.outcome = Outcome::Unserved(error.to_string());
+    seen.calls.push(observed);
 }
 
 /// A kept-alive connection between two calls.
@@ -253,6 +256,49 @@ struct Open {
     local: SocketAddr,
     serial: u64,
     calls: usize,
+}
+
+impl Open {
+    fn new(target: &Target, slow: bool, connections: &AtomicU64) -> io::Result<Self> {
+        let stream = connect(target.plain, slow.then_some(SLOW_BUFFER_BYTES))?;
+        Ok(Self {
+            local: stream.local_addr()?,
+            wire: Wire::new(stream),
+            serial: connections.fetch_add(1, Ordering::Relaxed),
+            calls: 0,
+        })
+    }
+
+    /// Plays one call and gives the connection back if another can follow. `at_half` is called when
+    /// half of the response's body is here, and perhaps again.
+    fn play(
+        mut self,
+        call: Call,
+        target: &Target,
+        seen: &mut Seen,
+        at_half: &mut dyn FnMut(),
+    ) -> Option<Self> {
+        let mut observed = Observed::begin(call, self.serial, self.calls, self.local, target.plain);
+        self.calls += 1;
+        let begun = Instant::now();
+        let (sent, consumed) = (self.wire.sent(), self.wire.consumed());
+        let result = exchange(&mut self.wire, target, &mut observed, at_half);
+        observed.wire_out = self.wire.sent() - sent;
+        observed.wire_in = self.wire.consumed() - consumed;
+        observed.elapsed = begun.elapsed();
+        let after = result.unwrap_or_else(|error| {
+            observed.outcome = match observed.status {
+                Some(_) => Outcome::Truncated,
+                None => Outcome::Unserved(error.to_string()),
+            };
+            After::Close
+        });
+        seen.calls.push(observed);
+        match after {
+            After::KeepOpen => Some(self),
+            After::Close => None,
+        }
+    }
 }
 
 /// What becomes of a connection after a call.
@@ -265,13 +311,14 @@ fn exchange(
     wire: &mut Wire<TcpStream>,
     target: &Target,
     observed: &mut Observed,
+    at_half: &mut dyn FnMut(),
 ) -> io::Result<After> {
     let call = observed.call.clone();
     send_head(wire, &call, &target.host)?;
     if call.expect_continue {
         let interim = wire.read_response()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         if interim.status != 100 {
-            return finish(wire, interim, observed);
+            return finish(wire, interim, observed, at_half);
         }
         observed.continued = true;
     }
@@ -293,7 +340,7 @@ fn exchange(
             (Err(error), Ok(())) => return Err(error),
         };
         if head.status >= 200 {
-            let after = finish(wire, head, observed)?;
+            let after = finish(wire, head, observed, at_half)?;
             return Ok(if sent.is_ok() { after } else { After::Close });
         }
         observed.continued |= head.status == 100;
@@ -318,6 +365,7 @@ fn finish(
     wire: &mut Wire<TcpStream>,
     head: crate::wire::ResponseHead,
     observed: &mut Observed,
+    at_half: &mut dyn FnMut(),
 ) -> io::Result<After> {
     observed.status = Some(head.status);
     let call = &observed.call;
@@ -325,6 +373,9 @@ fn finish(
     let mut sipped = 0;
     let body = wire.read_body(head.body_length(call.method), |so_far| {
         received = so_far;
+        if call.response_bytes.is_some_and(|bytes| so_far >= bytes / 2) {
+            at_half();
+        }
         match call.reading {
             Reading::AbortAfter(enough) if so_far >= enough => return ControlFlow::Break(()),
             Reading::Slowly if so_far - sipped >= 64 * 1024 => {
@@ -427,7 +478,7 @@ fn all_at_once(calls: Vec<Call>, target: &Target, connections: &AtomicU64, seen:
             None => wire
                 .read_response()
                 .and_then(|head| head.ok_or(io::ErrorKind::UnexpectedEof.into()))
-                .and_then(|head| finish(&mut wire, head, &mut observed)),
+                .and_then(|head| finish(&mut wire, head, &mut observed, &mut || ())),
         };
         observed.wire_in = wire.consumed() - consumed;
         observed.elapsed = begun.elapsed();

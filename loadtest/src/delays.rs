@@ -208,8 +208,9 @@ type Player<'a> = Box<dyn FnMut(&str, bool) -> anyhow::Result<Sample> + 'a>;
 
 /// What every scenario has at hand.
 struct Scene {
-    lab: Lab,
+    /// First, so that the process ends before its network goes.
     gateway: Gateway,
+    lab: Lab,
     backend: SocketAddr,
     tls_pause_ms: Arc<AtomicU64>,
     _backend: Backend,

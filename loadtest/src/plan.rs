@@ -13,6 +13,8 @@ pub const ROUTES: &[(&str, &str, &str)] = &[
     ("echo", "/echo", "backend"),
     ("early", "/early/{code}", "backend"),
     ("truncate", "/truncate/{n}", "backend"),
+    ("held", "/held/{n}", "backend"),
+    ("release", "/release/{n}", "backend"),
     ("refused", "/refused/{n}", "dead"),
     ("retried", "/retried/{*rest}", "half"),
 ];
@@ -26,8 +28,24 @@ pub enum Session {
     Pipelined(Vec<Call>),
     /// HTTP/2 by prior knowledge, all streams at once.
     H2c(Vec<Call>),
+    /// A response whose second half comes only after a second call, which is made when the first
+    /// half has arrived: proof that responses are streamed.
+    Lockstep(Box<[Call; 2]>),
     /// Never becomes a call.
     Failed(Failure),
+}
+
+impl Session {
+    /// How many calls it makes.
+    pub fn calls(&self) -> usize {
+        match self {
+            Session::KeepAlive(calls) | Session::Pipelined(calls) | Session::H2c(calls) => {
+                calls.len()
+            }
+            Session::Lockstep(both) => both.len(),
+            Session::Failed(_) => 0,
+        }
+    }
 }
 
 /// A connection that never becomes a call.
@@ -156,12 +174,7 @@ pub fn draw(calls: usize, seed: u64, run: &str, reach: Reach) -> VecDeque<Sessio
     let mut left = calls;
     while left > 0 {
         let session = draw.session(left, reach);
-        left -= match &session {
-            Session::KeepAlive(calls) | Session::Pipelined(calls) | Session::H2c(calls) => {
-                calls.len()
-            }
-            Session::Failed(_) => 0,
-        };
+        left -= session.calls();
         sessions.push_back(session);
     }
     sessions
@@ -187,6 +200,7 @@ impl Draw<'_> {
                 let count = (1 + self.random.index(8)).min(left);
                 Session::H2c((0..count).map(|_| self.h2_call()).collect())
             }
+            30..34 if left >= 2 => self.lockstep(),
             _ => {
                 let count = (1 + self.random.index(8)).min(left);
                 let mut calls = Vec::new();
@@ -318,6 +332,24 @@ impl Draw<'_> {
             route: Some("/status/{code}"),
             ..call
         }
+    }
+
+    fn lockstep(&mut self) -> Session {
+        // Small enough for every buffer on the way: nothing but a flush brings the half here.
+        let size = 2 + self.random.below(4_000);
+        let held = self.blank("streamed", "GET", format!("/held/{size}"));
+        let release = self.blank("release", "GET", "/release/1".to_owned());
+        let release = Call {
+            route: Some("/release/{n}"),
+            statuses: &[204],
+            ..release.also(&format!("of={}", held.id))
+        };
+        let held = Call {
+            route: Some("/held/{n}"),
+            response_bytes: Some(size),
+            ..held
+        };
+        Session::Lockstep(Box::new([held, release]))
     }
 
     fn slow_reader(&mut self) -> Call {
@@ -483,6 +515,11 @@ mod tests {
         for session in &sessions {
             match session {
                 Session::Failed(_) => failures += 1,
+                Session::Lockstep(both) => {
+                    let [held, release] = &**both;
+                    assert!(release.query.ends_with(&held.id));
+                    assert!(ids.insert(held.id.clone()) && ids.insert(release.id.clone()));
+                }
                 Session::KeepAlive(calls) | Session::Pipelined(calls) | Session::H2c(calls) => {
                     for (index, call) in calls.iter().enumerate() {
                         assert!(ids.insert(call.id.clone()), "{} twice", call.id);
