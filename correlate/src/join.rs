@@ -267,8 +267,8 @@ fn can_settle(exchange: &Exchange) -> Option<StreamRange> {
     if !can_be_seen {
         return None;
     }
-    let range = leg.sent_range.clone()?;
-    (range.start < range.end).then_some(range)
+    // An empty range is of a call without a response: its connection is about to close.
+    leg.sent_range.clone()
 }
 
 /// How the call has settled, as far as its turns and counters tell. At the call's end the turns may

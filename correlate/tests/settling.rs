@@ -371,14 +371,24 @@ fn one_too_many_forces_out_the_oldest() {
 #[test]
 fn nothing_is_awaited_that_cannot_be_seen() {
     check(
-        "0ms call #1 0..9 cookieless; 0ms call #2 0..9 untapped; 0ms call #3 9..9;
+        "0ms call #1 0..9 cookieless; 0ms call #2 0..9 untapped;
          0ms call #4 0..9 tcp_info; 0ms call #5 0..9 shared; 1ms reset #5; 1ms due",
         expect![[r#"
             0ms record #1 settled=unknown
             0ms record #2 settled=unknown
-            0ms record #3 settled=unknown
             0ms record #4 settled=unknown
             0ms record #5 settled=unknown
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
+}
+
+#[test]
+fn a_call_without_a_response_settles_with_its_connection() {
+    check(
+        "0ms call #1 9..9; 1ms reset #1; 2ms due",
+        expect![[r#"
+            2ms look at #1 9..9
+            2ms record #1 settled=closed close=rst_in
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }

@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ fn start_tap(config: &TapConfig) -> anyhow::Result<(TapSource, Option<String>)> 
         TapMode::Auto => match Tap::start(&options) {
             Ok(tap) => Ok((TapSource::Ebpf(Arc::new(tap)), None)),
             Err(error) => {
-                let why = format!("{:#}", anyhow::Error::from(error));
+                let why = chain(&anyhow::Error::from(error));
                 tracing::warn!(
                     "no eBPF here, records will have what TCP_INFO knows: {why}; \
                      `calltap doctor` says what to do"
@@ -122,6 +122,20 @@ fn start_tap(config: &TapConfig) -> anyhow::Result<(TapSource, Option<String>)> 
             }
         },
     }
+}
+
+/// An error with its causes; a cause that the error has already told is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn bind(config: &Config, tap: &TapSource) -> anyhow::Result<Vec<Bound>> {
@@ -263,6 +277,7 @@ impl Calltap {
     fn run(self) -> anyhow::Result<ExitCode> {
         let (stop, stopping) = watch::channel(false);
         let (end, ending) = watch::channel(false);
+        let (ready, readiness) = mpsc::channel();
         let workers = (0..self.setup.load().config.workers.get())
             .map(|n| {
                 let gateway = Gateway::new(Arc::clone(&self.setup), Arc::clone(&self.shared));
@@ -271,6 +286,7 @@ impl Calltap {
                     shared: Arc::clone(&self.shared),
                     stopping: stopping.clone(),
                     ending: ending.clone(),
+                    ready: ready.clone(),
                 };
                 let name = format!("calltap-work-{n}");
                 thread::Builder::new()
@@ -278,6 +294,10 @@ impl Calltap {
                     .spawn(move || worker.run(gateway))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        drop(ready);
+        for started in readiness.iter().take(workers.len()) {
+            started.context("a worker cannot start")?;
+        }
         self.announce();
         let drained = self.runtime.block_on(async {
             let mut signals = Signals::new()?;
@@ -414,13 +434,18 @@ struct Worker {
     shared: Arc<Shared>,
     stopping: watch::Receiver<bool>,
     ending: watch::Receiver<bool>,
+    /// Told once, when connections are accepted or why they never will be.
+    ready: mpsc::Sender<std::io::Result<()>>,
 }
 
 impl Worker {
     fn run(mut self, gateway: Gateway) {
         let runtime = match current_thread_runtime() {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::error!("a worker cannot start: {error}"),
+            Err(error) => {
+                let _ = self.ready.send(Err(error));
+                return;
+            }
         };
         runtime.block_on(async {
             let conf = ServerConf {
@@ -443,6 +468,7 @@ impl Worker {
                 ));
             }
             // An error means that the other end is gone, and everything with it.
+            let _ = self.ready.send(Ok(()));
             let _ = self.stopping.wait_for(|stop| *stop).await;
             proxy.http_cleanup().await;
             let _ = self.ending.wait_for(|end| *end).await;
