@@ -622,6 +622,10 @@ fn failures(seen: &Seen, records: &Records, world: &World, checks: &mut Checks) 
             by_port.entry(port).or_default().push(record);
         }
     }
+    // A port may come up again later in the run: what came first is what was first.
+    for records in by_port.values_mut() {
+        records.sort_by_key(|record| std::cmp::Reverse(record.text("timestamp")));
+    }
     let mut missing = Vec::new();
     for failed in &seen.failures {
         let shown = || format!("{:?} from port {}", failed.failure, failed.local.port());
