@@ -197,6 +197,9 @@ fn tell(time: &str, record: &CallRecord, socket: u64, log: &RefCell<String>) {
     if let Some(acked) = record.client.tcp_bytes_acked {
         let _ = write!(log, " bytes_acked={acked}");
     }
+    if !record.response_flags.is_empty() {
+        let _ = write!(log, " flags={}", record.response_flags.join(","));
+    }
     log.push('\n');
 }
 
@@ -312,7 +315,7 @@ fn a_fin_is_not_the_end_but_a_reset_is() {
         "0ms call #7 0..100; 1ms ack #7 60; 1ms reset #7; 2ms due",
         expect![[r#"
             2ms look at #7 0..100
-            2ms record #7 settled=closed close=rst_in bytes_acked=60
+            2ms record #7 settled=closed close=rst_in bytes_acked=60 flags=client_abort
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
