@@ -12,15 +12,12 @@ use crate::exchange::{
 };
 use crate::leg::{self, Beginning, Direction, LegEnd, LegReading};
 use crate::record::{Address, AttemptRecord, CallRecord, Kind, Reason, Settled, WallClock};
-use crate::socket::{Close, Counters, SocketCookie};
+use crate::socket::{Counters, SocketCookie};
 use crate::syn::Syn;
 use crate::timeline::{self, Evidence, Marks, Part, Parts, round_us};
 
 /// SYNs already taken apart, one per slot, so that a kept-alive connection is read once.
 pub(crate) struct SynCache(Vec<Option<(SocketCookie, Option<Syn>)>>);
-
-/// What the proxy says too of a client that went away.
-const CLIENT_ABORT: &str = "client_abort";
 
 /// Slots of the cache; a connection that lost its slot to another is read again.
 const SYN_CACHE_SLOTS: usize = 1024;
@@ -116,8 +113,6 @@ pub(crate) fn call_record(
         error_type,
     } = *exchange;
     let ended_well = flags.is_empty() && error_type.is_none();
-    let reset_early =
-        ended_well && settled == Some(Settled::Closed) && was_reset(&client_leg, last);
 
     asked(&mut record, request);
     answered(&mut record, response);
@@ -126,10 +121,6 @@ pub(crate) fn call_record(
     decided(&mut record, policy);
     record.response_flags = flags.into_iter().map(Text::Borrowed).collect();
     record.error_type = error_type;
-    if reset_early {
-        record.response_flags = vec![Text::Borrowed(CLIENT_ABORT)];
-        record.error_type = Some(Text::Borrowed(CLIENT_ABORT));
-    }
 
     if let Some(tls) = &tls {
         secured(&mut record, tls, true);
@@ -147,10 +138,12 @@ pub(crate) fn call_record(
     };
     record.client = leg::describe(&client_leg, &client, Direction::Received, end);
 
+    // What was to be reached; the socket, where one is known, says what was.
+    if let Some(attempt) = attempts.last() {
+        (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
+    }
     if let (Some(leg), Some(reading)) = (upstream_leg, &upstream) {
         used_upstream(&mut record, leg, reading, ended_well);
-    } else if let Some(attempt) = attempts.last() {
-        (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
     }
     record.upstream_attempts = attempts.into_iter().map(tried).collect();
     worse_of_both(&mut record);
@@ -486,16 +479,6 @@ fn tried(attempt: Attempt) -> AttemptRecord {
         outcome: outcome.into(),
         connect_us,
     }
-}
-
-/// Whether the client reset the connection before it acknowledged all of the response. To the proxy,
-/// whose last write the kernel had taken, such a call had ended well.
-fn was_reset(client: &Leg, last: &Counters) -> bool {
-    let unacknowledged = match (&client.sent_range, last.acked_offset) {
-        (Some(range), Some(acked)) => acked < range.end,
-        _ => false,
-    };
-    unacknowledged && last.close == Some(Close::RstIn)
 }
 
 fn worse_of_both(record: &mut CallRecord) {

@@ -202,6 +202,8 @@ pub struct Leg {
     pub streams: u32,
     /// Whether the ranges below belong to this call alone.
     pub sharing: Sharing,
+    /// The gateway closes the connection after this call (client leg only).
+    pub closing: bool,
     /// The bytes received that belong to this call, by the gateway's count.
     pub received_range: Option<StreamRange>,
     /// The bytes sent that belong to this call, by the gateway's count.

@@ -97,6 +97,16 @@ impl<S> Unsettled<S> {
         }
     }
 
+    /// Finishes it before its time. What was acknowledged stays so; only its end was not seen.
+    fn give_up(self, why: Settled) -> Finished<S> {
+        let settled = if is_acked(&self.exchange, &self.last, false) {
+            Settled::Acked
+        } else {
+            why
+        };
+        self.finish(settled)
+    }
+
     fn next_look_ns(&self, now_ns: u64) -> u64 {
         now_ns
             .saturating_add(self.look_after_ns)
@@ -165,7 +175,7 @@ impl<S> Correlator<S> {
             return;
         };
         self.evicted_total += 1;
-        self.finished.push_back(oldest.finish(Settled::Evicted));
+        self.finished.push_back(oldest.give_up(Settled::Evicted));
         // What is left behind may not outgrow what is waiting.
         if self.looks.len() > 64 + 2 * self.unsettled.len() {
             let unsettled = &self.unsettled;
@@ -201,7 +211,7 @@ impl<S> Correlator<S> {
             match settled {
                 Some(settled) => self.finished.push_back(call.finish(settled)),
                 None if now_ns >= call.deadline_ns => {
-                    self.finished.push_back(call.finish(Settled::Deadline));
+                    self.finished.push_back(call.give_up(Settled::Deadline));
                 }
                 None => {
                     call.look_after_ns = (call.look_after_ns * 2).min(LOOK_AFTER_MAX_NS);
@@ -238,7 +248,7 @@ impl<S> Correlator<S> {
     pub fn shutdown(&mut self) {
         self.looks.clear();
         while let Some((_, call)) = self.unsettled.pop_first() {
-            self.finished.push_back(call.finish(Settled::Shutdown));
+            self.finished.push_back(call.give_up(Settled::Shutdown));
         }
     }
 
@@ -274,19 +284,27 @@ fn can_settle(exchange: &Exchange) -> Option<StreamRange> {
 /// How the call has settled, as far as its turns and counters tell. At the call's end the turns may
 /// be a moment older than the counters: then one look more finds out when the ACK came.
 fn settled_by(exchange: &Exchange, last: &Counters, turns_may_lag: bool) -> Option<Settled> {
+    // We are about to close the connection: a moment later its record can say how it ended.
     let leg = &exchange.client;
-    if let Some(range) = leg
-        .sent_range
-        .as_ref()
-        .filter(|range| range.start < range.end)
-    {
-        let has_turns = leg.coverage == Coverage::Ebpf && leg.sharing != Sharing::Multiplexed;
-        let lags = turns_may_lag && has_turns;
-        let by_counters = last.acked_offset.is_some_and(|acked| acked >= range.end);
-        if leg.sent.acked(range.end) || by_counters && !lags {
-            return Some(Settled::Acked);
-        }
+    let close_is_due = leg.closing && leg.coverage == Coverage::Ebpf && last.close.is_none();
+    if is_acked(exchange, last, turns_may_lag) && !close_is_due {
+        return Some(Settled::Acked);
     }
     // A FIN alone ends nothing: what was sent before it may still be acknowledged.
     last.closed_ns.map(|_| Settled::Closed)
+}
+
+/// Whether the client's kernel has acknowledged all of the response.
+fn is_acked(exchange: &Exchange, last: &Counters, turns_may_lag: bool) -> bool {
+    let leg = &exchange.client;
+    let Some(range) = &leg.sent_range else {
+        return false;
+    };
+    if range.start >= range.end {
+        return false;
+    }
+    let has_turns = leg.coverage == Coverage::Ebpf && leg.sharing != Sharing::Multiplexed;
+    let lags = turns_may_lag && has_turns;
+    let by_counters = last.acked_offset.is_some_and(|acked| acked >= range.end);
+    leg.sent.acked(range.end) || by_counters && !lags
 }

@@ -105,6 +105,7 @@ fn check(script: &str, answer: Expect) {
                         "untapped" => call.client.coverage = Coverage::None,
                         "shared" => call.client.sharing = Sharing::Multiplexed,
                         "tcp_info" => call.client.coverage = Coverage::TcpInfo,
+                        "closing" => call.client.closing = true,
                         "cookieless" => call.client.cookie = None,
                         fact => panic!("what is {fact}?"),
                     }
@@ -196,9 +197,6 @@ fn tell(time: &str, record: &CallRecord, socket: u64, log: &RefCell<String>) {
     }
     if let Some(acked) = record.client.tcp_bytes_acked {
         let _ = write!(log, " bytes_acked={acked}");
-    }
-    if !record.response_flags.is_empty() {
-        let _ = write!(log, " flags={}", record.response_flags.join(","));
     }
     log.push('\n');
 }
@@ -315,7 +313,7 @@ fn a_fin_is_not_the_end_but_a_reset_is() {
         "0ms call #7 0..100; 1ms ack #7 60; 1ms reset #7; 2ms due",
         expect![[r#"
             2ms look at #7 0..100
-            2ms record #7 settled=closed close=rst_in bytes_acked=60 flags=client_abort
+            2ms record #7 settled=closed close=rst_in bytes_acked=60
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
@@ -430,4 +428,30 @@ fn evicted_calls_leave_nothing_behind() {
     looked.sort_unstable();
     assert_eq!(looked, [9_999, 10_000]);
     assert_eq!(join.next_due_ns(), None);
+}
+
+#[test]
+fn a_call_that_ends_its_connection_waits_to_see_how() {
+    check(
+        "1ms call #7 0..100 closing acked; 10ms due; 11ms fin #7; 20ms due",
+        expect![[r#"
+            10ms look at #7 0..100
+            20ms look at #7 0..100
+            20ms record #7 settled=acked delivered=0us close=fin_local
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
+}
+
+#[test]
+fn a_close_that_does_not_come_takes_nothing_from_the_acknowledgement() {
+    check(
+        "0ms call #7 0..100 closing; 2ms ack #7 100; 10ms due; 31ms due; \
+         40ms call #8 0..100 closing acked; 41ms shutdown",
+        expect![[r#"
+            10ms look at #7 0..100
+            31ms look at #7 0..100
+            31ms record #7 settled=acked delivered=2000us
+            41ms record #8 settled=acked delivered=0us
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
 }
