@@ -22,6 +22,7 @@ use pingora::apps::HttpServerApp as _;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
+use rustix::net::Shutdown;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -43,6 +44,8 @@ use crate::upstream::{ConnectHooks, UpstreamConnection, Upstreams, UpstreamsStat
 
 /// How long the start waits for DNS; what has no address by then gets one later.
 const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(2);
+/// Calls that were told to end get this long, twice.
+const CUT_OFF_MAX: Duration = Duration::from_millis(500);
 /// What waits for the disk at the end gets this long.
 const LAST_WRITE_MAX: Duration = Duration::from_secs(5);
 
@@ -304,7 +307,14 @@ impl Calltap {
             self.obey(&mut signals).await;
             self.shared.draining.store(true, Ordering::Release);
             stop.send_replace(true);
-            anyhow::Ok(self.drain(&mut signals).await)
+            for Bound { listener, .. } in self.listeners.iter() {
+                listener.close();
+            }
+            let drained = self.drain(&mut signals).await;
+            if !drained {
+                self.cut_off().await;
+            }
+            anyhow::Ok(drained)
         });
         end.send_replace(true);
         for worker in workers {
@@ -359,12 +369,27 @@ impl Calltap {
     async fn drain(&self, signals: &mut Signals) -> bool {
         let grace = self.setup.load().config.shutdown.grace;
         let open = self.shared.live.count();
-        tracing::info!("draining {open} connections for at most {grace:?}");
+        let s = if open == 1 { "" } else { "s" };
+        tracing::info!("draining {open} connection{s} for at most {grace:?}");
         tokio::select! {
             () = self.shared.live.none() => true,
             () = tokio::time::sleep(grace) => false,
             _ = signals.terminate.recv() => false,
             _ = signals.interrupt.recv() => false,
+        }
+    }
+
+    /// Ends the calls that outlasted their grace, so that each still leaves its record: first as if
+    /// their clients had said goodbye, then without regard to what is still being written.
+    async fn cut_off(&self) {
+        for how in [Shutdown::Read, Shutdown::Both] {
+            for connection in &self.shared.registry {
+                connection.cut_off(how);
+            }
+            let none = tokio::time::timeout(CUT_OFF_MAX, self.shared.live.none());
+            if none.await.is_ok() {
+                return;
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::failure::{
     BAD_PATH, BODY_TOO_LARGE, DENIED, Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE,
-    TIMEOUT, URI_TOO_LONG, WRONG_METHOD, outcome,
+    SHUTDOWN, TIMEOUT, URI_TOO_LONG, WRONG_METHOD, outcome,
 };
 use super::upstream_leg::UpstreamUse;
 use super::{Setup, describe};
@@ -442,8 +442,13 @@ impl Call {
     pub(super) fn failure_of(&self, error: &Error) -> Failure {
         match self.failure {
             Some(failure) => failure,
-            None if self.connection.ended() == Ended::TotalTimeout => TIMEOUT,
-            None => Failure::of(error),
+            None => match self.connection.ended() {
+                Ended::TotalTimeout => TIMEOUT,
+                Ended::Shutdown => SHUTDOWN,
+                // The upstream was given what was left of the call's time.
+                _ if is_timeout(error) && now_ns() >= self.deadline_ns => TIMEOUT,
+                _ => Failure::of(error),
+            },
         }
     }
 
@@ -458,6 +463,10 @@ impl Call {
             self.failure = Some(self.failure_of(error));
         }
         let body_done = session.as_downstream_mut().is_body_done();
+        self.exchange.client.closing = error.is_some()
+            || session
+                .as_http1()
+                .is_some_and(|http1| !http1.will_keepalive());
         let late = self.finish_client(now_ns, body_done);
         let mut exchange = self.exchange;
         exchange.times.resp_written_ns = now_ns;
@@ -534,6 +543,16 @@ fn remember(connection: &ClientConnection, sent_range: StreamRange) -> Arc<Late>
     });
     connection.set_previous(Some(Arc::clone(&late)));
     late
+}
+
+fn is_timeout(error: &Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+    )
 }
 
 /// The moment `limit` after `from_ns`; never, without a limit.

@@ -60,6 +60,7 @@ pub(super) const NO_ENDPOINT: Failure =
 pub(super) const DENIED: Failure = breakdown(403, "denied", "policy refuses this call");
 pub(super) const LIMITED: Failure = breakdown(429, "rate_limited", "too many calls");
 pub(super) const TIMEOUT: Failure = breakdown(504, "timeout", "the call took longer than it may");
+pub(super) const SHUTDOWN: Failure = breakdown(503, "shutdown", "the gateway is shutting down");
 pub(super) const CLIENT_ABORT: Failure = breakdown(0, "client_abort", "the client went away");
 
 const UPSTREAM_CONNECT_TIMEOUT: Failure = breakdown(

@@ -56,10 +56,12 @@ pub(crate) enum Ended {
     TooMany = 8,
     /// Another error on the socket.
     Failed = 9,
+    /// We are leaving, and it outlasted its grace.
+    Shutdown = 10,
 }
 
 impl Ended {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Quietly,
         Self::ClientClosed,
         Self::ClientReset,
@@ -70,6 +72,7 @@ impl Ended {
         Self::TotalTimeout,
         Self::TooMany,
         Self::Failed,
+        Self::Shutdown,
     ];
 }
 
@@ -279,6 +282,16 @@ impl ClientConnection {
         let _ = self
             .ended
             .compare_exchange(Ended::Quietly as u8, why as u8, Relaxed, Relaxed);
+    }
+
+    /// Ends it from outside: whoever reads from it, or writes too, finds it closed.
+    pub(crate) fn cut_off(&self, how: rustix::net::Shutdown) {
+        self.end(Ended::Shutdown);
+        if let Some(tcp) = self.tcp.upgrade()
+            && let Err(error) = rustix::net::shutdown(tcp.as_ref(), how)
+        {
+            tracing::debug!("cutting off {self:?}: {error}");
+        }
     }
 
     /// Why it ended.
@@ -506,6 +519,7 @@ impl ClientConnection {
             Ended::ClientReset => "client_reset",
             Ended::TooMany => "too_many_connections",
             Ended::Failed => "socket_error",
+            Ended::Shutdown => "shutdown",
             Ended::Quietly if in_head => "bad_request",
             Ended::Quietly => "closed",
         }

@@ -73,6 +73,14 @@ impl Listener {
             h2c: config.h2c,
         })
     }
+
+    /// From now on connections are refused. Every worker has a handle of the socket, so that to
+    /// drop this one would not close it.
+    pub(crate) fn close(&self) {
+        if let Err(error) = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both) {
+            tracing::debug!("closing {}: {error}", self.address);
+        }
+    }
 }
 
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
@@ -200,6 +208,7 @@ where
                     serve(tcp, peer, accepted_ns, &listener, &shared, &app, &stop).await;
                 });
             }
+            Err(_) if *stop.borrow() => return Ok(()),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors or memory: connections that end give some back.
