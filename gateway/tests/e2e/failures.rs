@@ -1,0 +1,470 @@
+//! What goes wrong leaves one record that says what it was.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::common::backend::Backend;
+use crate::common::calltap::{Calltap, Launch, simple};
+use crate::common::certificates::Authority;
+use crate::common::client::{Client, Response};
+use crate::common::record::Record;
+use crate::common::{skipped, tap_if_possible, wait_for};
+
+fn start(more: &str) -> (Backend, Calltap) {
+    let backend = Backend::start();
+    let more = format!("{}{more}", tap_if_possible());
+    let calltap = Calltap::start(&simple(&more, backend.address()));
+    (backend, calltap)
+}
+
+/// A GET that calltap answers on its own or passes on in part.
+fn call(path: &str, more: &str) -> (Response, Record) {
+    let (backend, calltap) = start(more);
+    let mut client = Client::connect(calltap.address());
+    let response = client.get(path);
+    drop(client);
+    drop(backend);
+    (response, calltap.finish_one())
+}
+
+#[test]
+fn a_backend_that_resets_before_it_answers_is_a_502() {
+    let (response, record) = call("/reset", "");
+    assert_eq!(response.status(), 502);
+    record.expect(json!({
+        "kind": "call",
+        "http.response.status_code": 502,
+        "upstream.http.response.status_code": null,
+        "response.flags": ["upstream_reset"],
+        "error.type": "upstream_reset",
+        "http.request.body.size": 0,
+        "http.response.body.size": response.body.bytes.len(),
+    }));
+    assert_eq!(record.outcomes(), ["reset"]);
+    record.expect_if_tapped(json!({
+        "upstream.tcp.close": "rst_in",
+        "client.attribution": "exact",
+        "client.wire.bytes_out": response.wire_bytes,
+        "settled": "acked",
+    }));
+}
+
+#[test]
+fn a_backend_that_answers_nonsense_is_a_502() {
+    let (response, record) = call("/garbage", "");
+    assert_eq!(response.status(), 502);
+    record.expect(json!({
+        "http.response.status_code": 502,
+        "upstream.http.response.status_code": null,
+        "response.flags": ["upstream_protocol_error"],
+        "error.type": "upstream_protocol_error",
+    }));
+    assert_eq!(record.outcomes(), ["protocol_error"]);
+}
+
+#[test]
+fn a_backend_that_says_nothing_is_a_504() {
+    let (response, record) = call("/silent", "limits.upstream_read_ms = 200");
+    assert_eq!(response.status(), 504);
+    record.expect(json!({
+        "http.response.status_code": 504,
+        "response.flags": ["upstream_timeout"],
+        "error.type": "upstream_timeout",
+    }));
+    assert_eq!(record.outcomes(), ["timeout"]);
+}
+
+#[test]
+fn a_call_that_takes_longer_than_it_may_is_a_504() {
+    let (response, record) = call("/silent", "limits.total_ms = 200");
+    assert_eq!(response.status(), 504);
+    record.expect(json!({
+        "http.response.status_code": 504,
+        "response.flags": ["timeout"],
+        "error.type": "timeout",
+    }));
+}
+
+#[test]
+fn a_backend_that_closes_in_the_middle_of_the_response_ends_it_there() {
+    let (response, record) = call("/half-close", "");
+    assert_eq!(
+        (response.status(), response.text().as_str()),
+        (200, "first")
+    );
+    assert!(!response.body.complete);
+    record.expect(json!({
+        "http.response.status_code": 200,
+        "upstream.http.response.status_code": 200,
+        "http.response.body.size": 5,
+        "response.flags": ["upstream_closed"],
+        "error.type": "upstream_closed",
+    }));
+    assert_eq!(record.outcomes(), ["closed"]);
+    record.expect_if_tapped(json!({
+        "upstream.tcp.close": "fin_peer",
+        "client.wire.bytes_out": response.wire_bytes,
+    }));
+}
+
+#[test]
+fn a_backend_that_resets_in_the_middle_of_the_response_ends_it_there() {
+    let (backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /half-reset HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(client.wire().exactly(5).expect("the first half"), b"first");
+    backend.shared().open_gate();
+    let rest = client.wire().rest();
+    assert!(rest.is_err() || rest.is_ok_and(|rest| rest.is_empty()));
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": 200,
+        "http.response.body.size": 5,
+        "response.flags": ["upstream_reset"],
+        "error.type": "upstream_reset",
+    }));
+    assert_eq!(head.word(1), "200");
+    assert_eq!(record.outcomes(), ["reset"]);
+    record.expect_if_tapped(json!({ "upstream.tcp.close": "rst_in" }));
+}
+
+/// A real server in front of a file of `bytes`, slow enough to be killed while it sends.
+fn nginx(launch: &Launch, address: std::net::SocketAddr, bytes: u64) -> std::process::Child {
+    // A directory of its own, which it gives to the user it would like to be.
+    let directory = launch.directory().join("nginx");
+    fs::create_dir(&directory).expect("created");
+    let file = fs::File::create(directory.join("large")).expect("created");
+    file.set_len(bytes).expect("as long");
+    let root = directory.display();
+    fs::write(
+        directory.join("nginx.conf"),
+        format!(
+            "user root; daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/nginx.log;\n\
+             events {{}}\n\
+             http {{ access_log off; client_body_temp_path {root}; proxy_temp_path {root};\n\
+             fastcgi_temp_path {root}; uwsgi_temp_path {root}; scgi_temp_path {root};\n\
+             server {{ listen {address}; root {root}; limit_rate 64k; }} }}\n"
+        ),
+    )
+    .expect("written");
+    let child = Command::new("nginx")
+        .args([
+            "-p",
+            &root.to_string(),
+            "-c",
+            "nginx.conf",
+            "-e",
+            "nginx.log",
+        ])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("nginx starts");
+    wait_for("nginx to listen", || {
+        std::net::TcpStream::connect(address).ok()
+    });
+    child
+}
+
+#[test]
+fn a_backend_that_is_killed_in_the_middle_of_the_response_ends_it_there() {
+    if Command::new("nginx")
+        .arg("-v")
+        .stderr(Stdio::null())
+        .status()
+        .is_err()
+    {
+        return skipped("nginx is not installed");
+    }
+    let launch = Launch::new();
+    // nginx takes no port 0: one that was free a moment ago.
+    let address = Backend::start().address();
+    let mut nginx = nginx(&launch, address, 10_000_000);
+    let calltap = launch.start(&simple(tap_if_possible(), address));
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /large HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(head.header("content-length"), Some("10000000"));
+    let begun = client.wire().exactly(1000).expect("the begin");
+    nginx.kill().expect("our child");
+    nginx.wait().expect("our child");
+    let rest = client
+        .wire()
+        .rest()
+        .expect("a connection that is closed, not reset");
+    let received = begun.len() + rest.len();
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": 200,
+        "upstream.http.response.status_code": 200,
+        "http.response.body.size": received,
+    }));
+    let flag = record.text("error.type");
+    assert!(
+        matches!(flag, "upstream_closed" | "upstream_reset"),
+        "{record:?}"
+    );
+    record.expect(json!({ "response.flags": [flag] }));
+    assert_eq!(record.outcomes(), [flag.trim_start_matches("upstream_")]);
+    record.expect_if_tapped(json!({
+        "client.wire.bytes_out": received + head.text.len(),
+        "client.attribution": "exact",
+        "client.tcp.close": "fin_local",
+    }));
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_request_is_said_to_have() {
+    let (backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    let head = "POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 100\r\n\r\n";
+    client.send(format!("{head}only this"));
+    // Its bytes are read before the reset can overtake them.
+    backend.shared().wait_asked("/echo");
+    client.reset();
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "kind": "call",
+        "http.request.method": "POST",
+        "http.response.status_code": null,
+        "http.response.body.size": null,
+        "http.request.body.size": 9,
+        "response.flags": ["client_abort"],
+        "error.type": "client_abort",
+    }));
+    record.expect_if_tapped(json!({
+        "client.wire.bytes_in": head.len() + 9,
+        "client.wire.bytes_out": 0,
+        "client.tcp.close": "rst_in",
+        "client.attribution": "exact",
+        "settled": "closed",
+    }));
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_the_response_is_said_to_have() {
+    let (backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /gated HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    let head = client.wire().head().expect("a head").expect("a head");
+    client.wire().exactly(5).expect("the first half");
+    client.reset();
+    let record = calltap.records(1).remove(0);
+    backend.shared().open_gate();
+    calltap.finish(1);
+    record.expect(json!({
+        "http.response.status_code": 200,
+        "http.response.body.size": 5,
+        "response.flags": ["client_abort"],
+        "error.type": "client_abort",
+    }));
+    record.expect_if_tapped(json!({
+        "client.wire.bytes_out": head.text.len() + 5,
+        "client.tcp.close": "rst_in",
+        "settled": "acked",
+    }));
+}
+
+#[test]
+fn a_client_that_leaves_while_the_backend_thinks_is_said_to_have() {
+    let (backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /silent HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    backend.shared().wait_asked("/silent");
+    client.reset();
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": null,
+        "response.flags": ["client_abort"],
+        "error.type": "client_abort",
+    }));
+    record.expect_if_tapped(json!({ "client.tcp.close": "rst_in", "settled": "closed" }));
+}
+
+#[test]
+fn a_refused_upstream_is_a_502() {
+    let refused = Backend::start().address();
+    let calltap = Calltap::start(&simple(tap_if_possible(), refused));
+    let mut client = Client::connect(calltap.address());
+    let response = client.get("/x");
+    assert_eq!(response.status(), 502);
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": 502,
+        "response.flags": ["upstream_refused"],
+        "error.type": "upstream_refused",
+        "upstream.address": "127.0.0.1",
+        "upstream.port": refused.port(),
+    }));
+    assert_eq!(record.outcomes(), ["refused"]);
+    record.expect_if_tapped(json!({ "client.attribution": "exact" }));
+}
+
+/// Sends bytes that are no call, and returns what came back with the record.
+fn no_call(more: &str, bytes: &str) -> (Option<Response>, Record) {
+    let (_backend, calltap) = start(more);
+    let mut client = Client::connect(calltap.address());
+    client.send(bytes);
+    let response = client.try_response("GET").expect("no reset");
+    drop(client);
+    (response, calltap.finish_one())
+}
+
+#[test]
+fn a_request_line_that_is_none_is_a_connection_that_failed() {
+    let (response, record) = no_call("", "this is not HTTP\r\n\r\n");
+    assert_eq!(response.expect("an answer").status(), 400);
+    record.expect(json!({
+        "kind": "connection",
+        "connection.stage": "head",
+        "error.type": "bad_request",
+        "http.response.status_code": 400,
+        "http.request.method": null,
+        "network.peer.address": "127.0.0.1",
+    }));
+    record.expect_if_tapped(json!({
+        "coverage": "ebpf", "attribution": "exact", "client.wire.bytes_in": 20,
+    }));
+}
+
+#[test]
+fn a_bad_request_after_good_ones_leaves_its_own_record() {
+    let (_backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    assert_eq!(client.get("/bytes/1").status(), 200);
+    client.send("\x01\x02\x03\r\n\r\n");
+    let response = client.response("GET");
+    assert_eq!(response.status(), 400);
+    drop(client);
+    let records = calltap.finish(2);
+    let failed = records
+        .iter()
+        .find(|record| record.text("kind") == "connection");
+    failed.expect("a connection").expect(json!({
+        "connection.stage": "head",
+        "error.type": "bad_request",
+        "http.response.status_code": 400,
+        "client.socket.cookie": records[0].get("client.socket.cookie").or(records[1].get("client.socket.cookie")),
+    }));
+}
+
+#[test]
+fn a_connection_that_sends_nothing_is_closed_and_recorded() {
+    let (response, record) = no_call("limits.head_ms = 200", "");
+    assert!(response.is_none());
+    record.expect(json!({
+        "kind": "connection",
+        "connection.stage": "tcp",
+        "error.type": "idle_timeout",
+        "http.response.status_code": null,
+    }));
+    record.expect_if_tapped(json!({ "client.tcp.close": "fin_local", "client.wire.bytes_in": 0 }));
+}
+
+#[test]
+fn a_head_that_does_not_end_is_cut_off_and_recorded() {
+    let (_, record) = no_call("limits.head_ms = 200", "GET / HTTP/1.1\r\nHost: api");
+    record.expect(json!({
+        "kind": "connection",
+        "connection.stage": "head",
+        "error.type": "head_timeout",
+    }));
+    record.expect_if_tapped(json!({ "client.wire.bytes_in": 25 }));
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_record_of_its_own() {
+    let (_backend, calltap) = start("limits.idle_ms = 200");
+    let mut client = Client::connect(calltap.address());
+    assert_eq!(client.get("/bytes/1").status(), 200);
+    assert!(client.is_closed());
+    calltap
+        .finish_one()
+        .expect(json!({ "kind": "call", "error.type": null }));
+}
+
+#[test]
+fn a_connection_that_leaves_at_once_is_recorded() {
+    let (_backend, calltap) = start("");
+    drop(Client::connect(calltap.address()));
+    calltap.finish_one().expect(json!({
+        "kind": "connection", "connection.stage": "tcp", "error.type": "client_closed",
+    }));
+}
+
+fn secure(more: &str) -> (Backend, Calltap) {
+    let launch = Launch::new();
+    Authority::new().issue("api.test", launch.directory(), "server");
+    let backend = Backend::start();
+    let config = format!(
+        "{}{more}\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificate = \"server.pem\", key = \"server.key\" }}\n\
+         [[routes]]\nupstream = \"backend\"\n[upstreams.backend]\nendpoints = [\"{}\"]\n",
+        tap_if_possible(),
+        backend.address()
+    );
+    (backend, launch.start(&config))
+}
+
+#[test]
+fn a_handshake_without_a_common_version_fails_and_says_who_it_was() {
+    let (_backend, calltap) = secure("");
+    let address = calltap.address().to_string();
+    let status = Command::new("openssl")
+        .args([
+            "s_client",
+            "-connect",
+            &address,
+            "-servername",
+            "api.test",
+            "-tls1_1",
+        ])
+        .args(["-cipher", "DEFAULT@SECLEVEL=0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let Ok(status) = status else {
+        return skipped("openssl is not installed");
+    };
+    assert!(!status.success());
+    calltap.finish_one().expect(json!({
+        "kind": "connection",
+        "connection.stage": "tls",
+        "error.type": "tls_handshake_failed",
+        "tls.established": false,
+        "tls.client.server_name": "api.test",
+        "http.response.status_code": null,
+    }));
+}
+
+#[test]
+fn plain_text_on_a_tls_port_fails_the_handshake() {
+    let (_backend, calltap) = secure("");
+    let mut client = Client::connect(calltap.address());
+    client.send("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    let _ = client.wire().rest();
+    drop(client);
+    calltap.finish_one().expect(json!({
+        "kind": "connection",
+        "connection.stage": "tls",
+        "error.type": "tls_handshake_failed",
+    }));
+}
+
+#[test]
+fn a_handshake_that_does_not_begin_is_cut_off() {
+    let (_backend, calltap) = secure("limits.handshake_ms = 200");
+    let mut client = Client::connect(calltap.address());
+    assert!(client.is_closed());
+    calltap.finish_one().expect(json!({
+        "kind": "connection",
+        "connection.stage": "tls",
+        "error.type": "tls_timeout",
+    }));
+}

@@ -1,0 +1,12 @@
+//! The binary `calltap`, from outside: started with a configuration, spoken to over real sockets,
+//! judged by the records it leaves.
+//!
+//! Nothing here sleeps to be on time: what has to happen is waited for, with a deadline that only a
+//! failure reaches. What needs privileges that this run does not have says `SKIPPED` and passes.
+
+mod common;
+mod failures;
+mod http1;
+mod identity;
+mod process;
+mod tap_modes;
