@@ -18,7 +18,7 @@ use calltap_correlate::join;
 use calltap_correlate::record::{CallRecord, Selection};
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
-use pingora::apps::HttpServerApp as _;
+use pingora::apps::{HttpServerApp as _, HttpServerOptions};
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
@@ -483,6 +483,9 @@ impl Worker {
             let mut h2 = H2Options::new();
             h2.max_concurrent_streams(self.shared.limits.h2_streams_max);
             proxy.h2_options = Some(h2);
+            let mut options = HttpServerOptions::default();
+            options.h2_idle_timeout = Some(self.shared.limits.idle);
+            proxy.server_options = Some(options);
             let proxy = Arc::new(proxy);
             for Bound { listener, .. } in self.listeners.iter() {
                 tokio::spawn(server::accept(

@@ -155,6 +155,11 @@ impl Streams {
         streams.push(Stream { id, most: open });
     }
 
+    /// Whether none is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().expect("no panic holds it").is_empty()
+    }
+
     /// A stream ends: how many were open at most while it was, itself included.
     pub(crate) fn close(&self, id: u64) -> u32 {
         let mut streams = self.0.lock().expect("no panic holds it");

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
 use calltap_correlate::socket::{Counters, SocketSnapshot, StreamRange};
@@ -125,6 +126,9 @@ impl std::fmt::Debug for ClientConnection {
     }
 }
 
+/// An idle HTTP/2 connection that was told to go away has this long to go.
+const H2_GOODBYE_MAX: Duration = Duration::from_secs(5);
+
 /// What is known of a connection when `accept(2)` returned it.
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
@@ -195,6 +199,10 @@ impl ClientConnection {
         Self::add(&self.wire_written, n as u64);
         let since = self.blocked_since_ns.load(Relaxed);
         if since != 0 {
+            if self.is_multiplexed() && self.doing() == Doing::Idle {
+                // To Pingora the last call is over, but its response still drains.
+                self.rest_without_streams();
+            }
             Self::add(&self.blocked_ns, now_ns().saturating_sub(since));
             self.blocked_since_ns.store(0, Relaxed);
         }
@@ -218,7 +226,7 @@ impl ClientConnection {
             tail << 8 | u64::from(*byte)
         });
         self.plain_tail.store(tail, Relaxed);
-        if self.doing() == Doing::Idle {
+        if self.doing() == Doing::Idle && !self.is_multiplexed() {
             self.set_doing(Doing::Head, self.limits.head.as_nanos() as u64);
         }
     }
@@ -319,11 +327,22 @@ impl ClientConnection {
         self.set_doing(Doing::Idle, self.limits.head.as_nanos() as u64);
     }
 
-    /// HTTP/2: streams come and go, deadlines are per stream and not ours.
+    fn is_idle_time_over(&self) -> bool {
+        now_ns() + H2_GOODBYE_MAX.as_nanos() as u64 >= self.deadline_ns()
+    }
+
+    /// HTTP/2: streams come and go. Only while none is open has the connection a deadline.
     pub(super) fn set_multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
-        self.doing.store(Doing::Call as u8, Relaxed);
-        self.deadline_ns.store(u64::MAX, Relaxed);
+        self.rest_without_streams();
+    }
+
+    /// Nothing that a client sends short of a whole request moves this deadline: neither half a
+    /// header block nor pings. Pingora says goodbye when the idle time is over, and this ends
+    /// what did not go by itself.
+    fn rest_without_streams(&self) {
+        let for_ns = self.limits.idle + H2_GOODBYE_MAX;
+        self.set_doing(Doing::Idle, for_ns.as_nanos() as u64);
     }
 
     /// Whether HTTP/2 runs on it.
@@ -394,10 +413,12 @@ impl ClientConnection {
 
     /// A call's head was read: counts it and gives it until `until_ns`.
     pub(crate) fn begin_call(&self, until_ns: u64) -> u32 {
-        if !self.is_multiplexed() {
-            self.doing.store(Doing::Call as u8, Relaxed);
-            self.deadline_ns.store(until_ns, Relaxed);
-        }
+        let until_ns = match self.is_multiplexed() {
+            true => u64::MAX,
+            false => until_ns,
+        };
+        self.doing.store(Doing::Call as u8, Relaxed);
+        self.deadline_ns.store(until_ns, Relaxed);
         self.calls.fetch_add(1, Relaxed) + 1
     }
 
@@ -415,6 +436,8 @@ impl ClientConnection {
         self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
         if !self.is_multiplexed() {
             self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
+        } else if self.streams.is_empty() {
+            self.rest_without_streams();
         }
     }
 
@@ -480,7 +503,7 @@ impl ClientConnection {
         let secured = self.tls.get().is_some_and(|tls| tls.version.is_some());
         let stage = if self.secured && !secured {
             Stage::Tls
-        } else if in_head || secured || self.calls() > 0 {
+        } else if in_head || secured || self.is_multiplexed() || self.calls() > 0 {
             Stage::Head
         } else {
             Stage::Tcp
@@ -520,7 +543,10 @@ impl ClientConnection {
             Ended::TooMany => "too_many_connections",
             Ended::Failed => "socket_error",
             Ended::Shutdown => "shutdown",
-            Ended::Quietly if in_head => "bad_request",
+            // Pingora ends an HTTP/2 connection without an error when it was idle for too long, and
+            // when what came was not HTTP/2.
+            Ended::Quietly if self.is_multiplexed() && self.is_idle_time_over() => "idle_timeout",
+            Ended::Quietly if in_head || self.is_multiplexed() => "bad_request",
             Ended::Quietly => "closed",
         }
     }

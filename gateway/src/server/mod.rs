@@ -317,6 +317,10 @@ async fn secure(
 /// The connection preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How soon and how seldom a preface that is not whole is looked at again.
+const PREFACE_LOOK_MIN: Duration = Duration::from_millis(1);
+const PREFACE_LOOK_MAX: Duration = Duration::from_millis(100);
+
 async fn plain(wire: Wire, connection: &Arc<ClientConnection>, h2c: bool) -> ClientStream {
     let h2 = h2c && begins_with_preface(&wire, connection).await;
     connection.ready();
@@ -337,6 +341,7 @@ async fn begins_with_preface(wire: &Wire, connection: &ClientConnection) -> bool
     let mut seen = [0; H2_PREFACE.len()];
     let look = async {
         let mut known = 0;
+        let mut pause = PREFACE_LOOK_MIN;
         loop {
             let n = wire.tcp().peek(&mut seen).await.unwrap_or(0);
             if n == 0 || seen[..n] != H2_PREFACE[..n] {
@@ -347,7 +352,8 @@ async fn begins_with_preface(wire: &Wire, connection: &ClientConnection) -> bool
             }
             // Peeking leaves the socket readable: only time tells whether more has come.
             if n == known {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PREFACE_LOOK_MAX);
             }
             known = n;
         }

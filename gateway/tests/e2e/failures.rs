@@ -389,6 +389,22 @@ fn an_idle_connection_is_closed_without_a_record_of_its_own() {
 }
 
 #[test]
+fn an_http2_connection_that_never_asks_is_closed_and_recorded() {
+    let (_backend, calltap) = start("limits.idle_ms = 200\ndefaults.listener.h2c = true");
+    let mut client = Client::connect(calltap.address());
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let half_a_header_block = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    client.send([settings.as_slice(), &half_a_header_block].concat());
+    let _ = client.wire().rest();
+    calltap.finish_one().expect(json!({
+        "kind": "connection",
+        "connection.stage": "head",
+        "error.type": "idle_timeout",
+    }));
+}
+
+#[test]
 fn a_connection_that_leaves_at_once_is_recorded() {
     let (_backend, calltap) = start("");
     drop(Client::connect(calltap.address()));
