@@ -260,6 +260,7 @@ impl Calltap {
             recent,
             metrics,
             visible,
+            secrets: setup.load().secrets.clone(),
             instance,
         };
         let admin = admin.map(|bound| bound.start(sources)).transpose()?;

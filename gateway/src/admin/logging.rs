@@ -14,9 +14,11 @@ use axum::response::{IntoResponse, Response};
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::{CallRecord, free_key};
 use calltap_correlate::socket::SocketCookie;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::json;
 use uuid::Uuid;
+
+use crate::identity::redact::{REDACTED, Secrets};
 
 use super::recent::Recent;
 use super::{Api, LiveConnection, Refusal, read_body};
@@ -36,8 +38,8 @@ pub(crate) const VALUE_MAX: usize = 1_024;
 pub(super) async fn post(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
     demand_json(&request)?;
     let body = read_body(request, BODY_MAX).await?;
-    let posted: Posted = serde_json::from_slice(&body).map_err(Refusal::bad_request)?;
-    let entry = posted.check().map_err(Refusal::bad_request)?;
+    let posted = Posted::parse(&body).map_err(Refusal::bad_request)?;
+    let entry = posted.check(&api.secrets).map_err(Refusal::bad_request)?;
     let found = Sought::of(&entry.details).look(&api);
     let uid = Uuid::now_v7();
     let (attached_to, matches) = match found {
@@ -52,7 +54,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Result<Res
         uid,
         accepted_ns: api.facts.now_ns(),
         message: entry.message,
-        details: entry.details,
+        details: hidden(entry.details, &entry.secret),
         attached_to,
         matches,
     });
@@ -95,10 +97,20 @@ struct Posted {
 struct Entry {
     message: String,
     details: Vec<(String, String)>,
+    /// The positions of those that are secret.
+    secret: Vec<usize>,
 }
 
 impl Posted {
-    fn check(self) -> Result<Entry, String> {
+    fn parse(body: &[u8]) -> serde_json::Result<Self> {
+        // Serde would take an array of the two values as well.
+        match body.trim_ascii_start() {
+            [b'[', ..] => Err(serde_json::Error::custom("the body is not an object")),
+            _ => serde_json::from_slice(body),
+        }
+    }
+
+    fn check(self, secrets: &Secrets) -> Result<Entry, String> {
         let Self { message, details } = self;
         if message.trim().is_empty() {
             return Err("message is empty".to_owned());
@@ -110,6 +122,7 @@ impl Posted {
             return Err(format!("details has more than {KEYS_MAX} keys"));
         }
         let mut checked: Vec<(String, String)> = Vec::with_capacity(details.0.len());
+        let mut secret = Vec::new();
         for (key, value) in details.0 {
             if key.is_empty() || key.len() > KEY_MAX || key.chars().any(char::is_control) {
                 return Err(format!(
@@ -125,13 +138,27 @@ impl Posted {
                     "details has the key {free:?} twice; case and dots do not tell keys apart"
                 ));
             }
+            // Here a cookie that is a number is a socket's.
+            let of_socket = free == "cookie" && value.trim().parse::<u64>().is_ok();
+            if secrets.hide(&key) && !of_socket {
+                secret.push(checked.len());
+            }
             checked.push((free, value));
         }
         Ok(Entry {
             message,
             details: checked,
+            secret,
         })
     }
+}
+
+/// The details as they may be recorded: without the values at these positions.
+fn hidden(mut details: Vec<(String, String)>, secret: &[usize]) -> Vec<(String, String)> {
+    for &index in secret {
+        REDACTED.clone_into(&mut details[index].1);
+    }
+    details
 }
 
 /// An object of strings, numbers and booleans, in the order given, doubles included.

@@ -36,6 +36,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::identity::redact::Secrets;
 use crate::sink::json_lines::Observer;
 use crate::upstream::UpstreamsState;
 
@@ -93,6 +94,8 @@ pub(crate) struct Sources {
     pub(crate) metrics: Arc<CallMetrics>,
     /// The fields that may be shown.
     pub(crate) visible: Selection,
+    /// Names of details whose values are hidden.
+    pub(crate) secrets: Secrets,
     /// `service.instance.id` of our records.
     pub(crate) instance: Arc<str>,
 }
@@ -107,6 +110,7 @@ struct Inner {
     recent: Arc<Recent>,
     metrics: Arc<CallMetrics>,
     visible: Selection,
+    secrets: Secrets,
     instance: Arc<str>,
     guard: Guard,
     streams: calls::Streams,

@@ -112,6 +112,7 @@ impl Bound {
             recent,
             metrics,
             visible,
+            secrets,
             instance,
         } = sources;
         let (end, ending) = watch::channel(false);
@@ -123,6 +124,7 @@ impl Bound {
             recent,
             metrics,
             visible,
+            secrets,
             instance,
             guard,
             streams: calls::Streams::default(),

@@ -100,6 +100,7 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
             visible: Selection::all(),
+            secrets: Secrets::new(["voucher"]),
             instance: "test".into(),
         })
         .expect("a thread");
@@ -385,13 +386,33 @@ fn an_entry_needs_no_details() {
 }
 
 #[test]
+fn secrets_among_the_details_are_hidden() {
+    let server = serve();
+    let answer = server.post(
+        r#"{"message": "m", "details": {"password": "hunter2", "Authorization": "Bearer abc", "user.token": 7, "voucher": "v", "Cookie": "sid=1", "zip_code": "1"}}"#,
+    );
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let details = server.logged.try_recv().expect("the entry").details;
+    let values: Vec<&str> = details.iter().map(|(_, value)| &**value).collect();
+    let hidden = "REDACTED";
+    assert_eq!(values, [hidden, hidden, hidden, hidden, hidden, "1"]);
+
+    // The cookie of a socket is none of a browser's.
+    server.post(r#"{"message": "m", "details": {"cookie": 4711}}"#);
+    let details = server.logged.try_recv().expect("the entry").details;
+    assert_eq!(details, [("cookie".to_owned(), "4711".to_owned())]);
+}
+
+#[test]
 fn entries_that_break_a_rule_are_refused_with_the_reason() {
     let server = serve();
     let long = |n: usize| "x".repeat(n);
     let keys: Vec<String> = (0..65).map(|n| format!(r#""k{n}": 1"#)).collect();
     let cases = [
         ("".to_owned(), "EOF while parsing a value"),
-        ("[]".to_owned(), "400 invalid length 0"),
+        ("[]".to_owned(), "the body is not an object"),
+        (r#" ["said", {}]"#.to_owned(), "the body is not an object"),
+        ("5".to_owned(), "expected struct"),
         ("{}".to_owned(), "missing field `message`"),
         (
             r#"{"message": 5}"#.to_owned(),

@@ -1,4 +1,5 @@
-//! Keeps secrets out of the records: values of query parameters and headers with telling names.
+//! Keeps secrets out of the records: values of query parameters, headers and posted details with
+//! telling names.
 //!
 //! Names are compared without case and without `-`, `_` and `.`, so that `X-API-Key`, `api_key`
 //! and `apikey` need one entry. What is hidden is the value; that it was there stays visible.
@@ -107,10 +108,15 @@ impl Secrets {
         Cow::Owned(redacted)
     }
 
-    /// A query key, or any part of one that is written `user[password]` or `user.password`.
+    /// A query key, as sent.
     fn key(&self, encoded: &str) -> bool {
-        let key = percent_decode_str(encoded).decode_utf8_lossy();
-        self.names(&key) || key.split(['[', ']', '.']).any(|part| self.names(part))
+        self.hide(&percent_decode_str(encoded).decode_utf8_lossy())
+    }
+
+    /// Whether values of this key are hidden: by its name, or by any part of one that is written
+    /// `user[password]` or `user.password`.
+    pub(crate) fn hide(&self, key: &str) -> bool {
+        self.names(key) || key.split(['[', ']', '.']).any(|part| self.names(part))
     }
 }
 
