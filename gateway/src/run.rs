@@ -554,8 +554,8 @@ fn connect_hooks(tap: &TapSource) -> ConnectHooks {
     ConnectHooks {
         now_ns: Arc::new(now_ns),
         own: Arc::new(move |cookie| owner.own_upstream(cookie)),
-        luggage: Arc::new(move |cookie| {
-            Some(UpstreamConnection::new(&source, cookie).into_digest())
+        luggage: Arc::new(move |cookie, socket| {
+            Some(UpstreamConnection::new(&source, cookie, socket).into_digest())
         }),
     }
 }

@@ -5,6 +5,7 @@
 //! connect(2), so that the tap knows it in time and failed attempts have one too.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,10 +37,14 @@ pub(crate) struct ConnectHooks {
     pub(crate) now_ns: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Told every upstream socket before it connects.
     pub(crate) own: Arc<dyn Fn(SocketCookie) + Send + Sync>,
-    /// Asked once per new connection for what shall travel with it: it comes back in the
-    /// connection's digest with every call that uses it. No cookie: not a TCP socket.
-    pub(crate) luggage: Arc<dyn Fn(Option<SocketCookie>) -> Option<ProxyDigest> + Send + Sync>,
+    /// Asked once per new connection for what shall travel with it.
+    pub(crate) luggage: Arc<Luggage>,
 }
+
+/// Given a new connection's cookie and socket, packs what comes back in the connection's digest with
+/// every call that uses it. No cookie: not a TCP socket.
+pub(crate) type Luggage =
+    dyn Fn(Option<SocketCookie>, BorrowedFd<'_>) -> Option<ProxyDigest> + Send + Sync;
 
 /// The attempts of one call, in order.
 #[derive(Clone)]
@@ -179,20 +184,12 @@ impl L4Connect for Connecting {
             SocketAddr::Unix(address) => match address.as_pathname() {
                 Some(path) => UnixStream::connect(path)
                     .await
-                    .map(|unix| (unix.into(), None)),
+                    .map(|unix| self.packed(None, unix)),
                 None => Err(io::ErrorKind::InvalidInput.into()),
             },
         };
         match connected {
-            Ok((mut stream, cookie)) => {
-                let now_ns = (self.shared.hooks.now_ns)();
-                self.shared
-                    .update(self.index, |attempt| attempt.connected_ns = Some(now_ns));
-                if let Some(luggage) = (self.shared.hooks.luggage)(cookie) {
-                    stream.set_proxy_digest(luggage);
-                }
-                Ok(stream)
-            }
+            Ok(stream) => Ok(stream),
             Err(error) => {
                 let (outcome, kind) = refusal(&error);
                 self.shared
@@ -208,10 +205,7 @@ impl L4Connect for Connecting {
 }
 
 impl Connecting {
-    async fn tcp(
-        &self,
-        address: std::net::SocketAddr,
-    ) -> io::Result<(Stream, Option<SocketCookie>)> {
+    async fn tcp(&self, address: std::net::SocketAddr) -> io::Result<Stream> {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()
         } else {
@@ -225,7 +219,21 @@ impl Connecting {
                 .update(self.index, |attempt| attempt.cookie = Some(cookie));
             (self.shared.hooks.own)(cookie);
         }
-        Ok((socket.connect(address).await?.into(), cookie))
+        let tcp = socket.connect(address).await?;
+        Ok(self.packed(cookie, tcp))
+    }
+
+    /// It is connected, and its luggage packed.
+    fn packed(&self, cookie: Option<SocketCookie>, socket: impl AsFd + Into<Stream>) -> Stream {
+        let now_ns = (self.shared.hooks.now_ns)();
+        self.shared
+            .update(self.index, |attempt| attempt.connected_ns = Some(now_ns));
+        let luggage = (self.shared.hooks.luggage)(cookie, socket.as_fd());
+        let mut stream = socket.into();
+        if let Some(luggage) = luggage {
+            stream.set_proxy_digest(luggage);
+        }
+        stream
     }
 }
 

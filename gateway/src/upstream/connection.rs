@@ -3,6 +3,7 @@
 //! Travels with Pingora's stream as the user data of its digest, so that a pooled connection
 //! brings its ledger along and no call has to look it up.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -24,10 +25,13 @@ pub(crate) struct UpstreamConnection {
 
 impl UpstreamConnection {
     /// A connection that was just made.
-    pub(crate) fn new(tap: &TapSource, cookie: Option<SocketCookie>) -> Self {
+    pub(crate) fn new(
+        tap: &TapSource,
+        cookie: Option<SocketCookie>,
+        socket: BorrowedFd<'_>,
+    ) -> Self {
         let socket = match cookie {
-            // Its address is known from the attempt; the local port only the tap tells.
-            Some(_) => Socket::of(tap, cookie, || None),
+            Some(_) => Socket::of(tap, cookie, || tcp_info::identity(socket).ok()),
             None => Socket::unwatched("unix_socket"),
         };
         Self {

@@ -327,7 +327,7 @@ impl Watch {
         let hooks = ConnectHooks {
             now_ns: Arc::new(move || clock.fetch_add(1, Ordering::Relaxed) + 1),
             own: Arc::new(move |cookie| own.lock().unwrap().push(cookie)),
-            luggage: Arc::new(|cookie| {
+            luggage: Arc::new(|cookie, _| {
                 let head = ResponseHeader::build(200, None).unwrap();
                 Some(ProxyDigest::new(Box::new(head), Some(Box::new(cookie))))
             }),
