@@ -4,9 +4,9 @@
 //! producer never waits for that thread, and wakes it for batches, not for records. A line counts as
 //! written when write(2) took all of it.
 //!
-//! When writing fails (a full disk, a closed pipe) the file is cut back to its last whole line, what
-//! waits is tried again for a while ([`Patience`]), then dropped as `sink_error`; when space returns,
-//! writing goes on by itself. A torn last line that an earlier process left is ended, so that it
+//! When writing fails (a full disk) the file is cut back to its last whole line, what waits is tried
+//! again for a while ([`Patience`]), then dropped as `sink_error`; when space returns, writing goes on
+//! by itself. Standard output that nobody reads any more is not waited for. A torn last line that an earlier process left is ended, so that it
 //! stays one bad line.
 //!
 //! Refuses to sync: a machine that loses power loses what its kernel had not written yet.
@@ -167,14 +167,26 @@ impl JsonLines {
             })?),
             Target::Nowhere => None,
         };
+        let target = match target {
+            Target::File(path) => path.display().to_string(),
+            Target::Stdout => "-".to_owned(),
+            Target::Nowhere => "none".to_owned(),
+        };
+        Self::write_to(output, target, fields, queue_max, patience, account)
+    }
+
+    fn write_to(
+        output: Option<Output>,
+        target: String,
+        fields: Selection,
+        queue_max: usize,
+        patience: Patience,
+        account: SinkAccount,
+    ) -> Result<Self, SinkError> {
         let shared = Arc::new(Shared {
             account,
             on: output.is_some(),
-            target: match target {
-                Target::File(path) => path.display().to_string(),
-                Target::Stdout => "-".to_owned(),
-                Target::Nowhere => "none".to_owned(),
-            },
+            target,
             queue_max,
             waiting_records: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
@@ -591,9 +603,10 @@ impl Writer {
             let Err(error) = result else {
                 return self.recovered();
             };
-            self.failed(&error);
+            let hopeless = self.output.has_lost_its_reader(&error);
+            self.failed(&error, hopeless);
             let waited = batch.since.map_or(Duration::MAX, |since| since.elapsed());
-            if waited >= self.patience.hold || !self.rest() {
+            if hopeless || waited >= self.patience.hold || !self.rest() {
                 self.output.cut_torn_line(batch);
                 return self.shared.lost(batch, DropReason::SinkError);
             }
@@ -624,11 +637,16 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &io::Error) {
+    fn failed(&mut self, error: &io::Error, hopeless: bool) {
         let told = self.shared.failing.swap(true, Ordering::Relaxed);
         self.shared.errors.fetch_add(1, Ordering::Relaxed);
         if !told {
-            tracing::error!(target = self.shared.target, %error, "cannot write records, trying again");
+            let then = if hopeless {
+                "dropping them"
+            } else {
+                "trying again"
+            };
+            tracing::error!(target = self.shared.target, %error, "cannot write records, {then}");
         }
         self.shared.lock().failing = Some(error.to_string());
     }
@@ -709,7 +727,10 @@ impl Output {
     }
 
     fn stdout() -> io::Result<Self> {
-        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Self::stream(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+    }
+
+    fn stream(file: File) -> io::Result<Self> {
         let about = file.metadata()?;
         Ok(Self {
             file,
@@ -755,6 +776,11 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// Whoever read our standard output is gone and will not come back for what waits.
+    fn has_lost_its_reader(&self, error: &io::Error) -> bool {
+        self.path.is_none() && error.kind() == io::ErrorKind::BrokenPipe
     }
 
     fn interrupted(&mut self, batch: &mut Batch, error: io::Error) -> io::Error {
@@ -887,6 +913,7 @@ fn shift(path: &Path, keep: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::BufRead;
+    use std::os::fd::OwnedFd;
     use std::process::Command;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -917,6 +944,21 @@ mod tests {
         };
         change(&mut options);
         let sink = JsonLines::start(options, account.sink(NAME)).expect("a sink");
+        Case { account, sink }
+    }
+
+    /// A sink whose standard output is this.
+    fn start_stream(stream: File) -> Case {
+        let account = Account::new(&[NAME]);
+        let sink = JsonLines::write_to(
+            Some(Output::stream(stream).expect("an output")),
+            "-".to_owned(),
+            Selection::all(),
+            10_000,
+            Patience::default(),
+            account.sink(NAME),
+        )
+        .expect("a sink");
         Case { account, sink }
     }
 
@@ -1174,6 +1216,20 @@ mod tests {
                 .failing
                 .is_some_and(|why| why.contains("No space left"))
         );
+    }
+
+    #[test]
+    fn lines_for_a_reader_that_is_gone_are_dropped_at_once() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let case = start_stream(File::from(OwnedFd::from(writer)));
+        case.offer(["one"]);
+        case.until("the line is written", |stages| stages.written == 1);
+        drop(reader);
+        case.offer(["two", "three"]);
+        let stages = case.until("both are given up", |stages| stages.queued == 0);
+        assert_eq!(stages.dropped(DropReason::SinkError), 2);
+        // Tried once, not again and again.
+        assert_eq!(case.sink.observer().status().errors, 1);
     }
 
     #[test]
