@@ -10,7 +10,7 @@ use calltap_correlate::exchange::{
 };
 use calltap_correlate::socket::{Coverage, StreamRange};
 use calltap_policies::{Verdict, admit};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::Session;
@@ -23,7 +23,7 @@ use super::failure::{
     SHUTDOWN, TIMEOUT, URI_TOO_LONG, WRONG_METHOD, outcome,
 };
 use super::upstream_leg::UpstreamUse;
-use super::{Setup, describe};
+use super::{Setup, describe, strict};
 use crate::account::Open;
 use crate::clock::now_ns;
 use crate::config::Protocol;
@@ -155,7 +155,8 @@ impl Call {
     }
 
     /// Finds out what is asked, by whom, and whether and where it may pass.
-    pub(super) fn resolve(&mut self, head: &RequestHeader) -> Result<(), Failure> {
+    pub(super) fn resolve(&mut self, session: &Session) -> Result<(), Failure> {
+        let head = session.req_header();
         let setup = Arc::clone(&self.setup);
         let config = &setup.config;
         self.identify(head);
@@ -165,6 +166,10 @@ impl Call {
         if self.head_bytes > config.limits.header_max_bytes as u64 {
             return Err(HEAD_TOO_LARGE);
         }
+        let raw = session
+            .as_http1()
+            .map(|http1| http1.get_headers_raw_bytes());
+        strict::check(head, raw.as_deref().unwrap_or_default())?;
         let path = normalise(head.uri.path()).map_err(|_| BAD_PATH)?;
         let route = match config
             .routes
@@ -181,7 +186,12 @@ impl Call {
         self.deadline_ns = until(self.exchange.times.head_read_ns, route.timeout);
         self.connection.limit_call(self.deadline_ns);
         let forwarded = route.forward_path(&path);
-        self.upstream_path = (forwarded != head.uri.path()).then(|| forwarded.into_owned());
+        // Proxies are sent absolute targets, origins are not (RFC 9112, section 3.2).
+        let target = head.raw_path();
+        let is_absolute =
+            head.version < Version::HTTP_2 && target != b"*" && !target.starts_with(b"/");
+        let differs = forwarded != head.uri.path();
+        self.upstream_path = (differs || is_absolute).then(|| forwarded.into_owned());
         self.group = setup.upstreams.group(&route.upstream).cloned();
         self.route = Some(route);
         if matches!(self.body, Body::Length(length) if length > self.body_max()) {

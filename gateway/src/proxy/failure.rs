@@ -55,6 +55,11 @@ pub(super) const BODY_TOO_LARGE: Failure = refusal(
 );
 pub(super) const BAD_REQUEST: Failure =
     refusal(400, "bad_request", "the request is not valid HTTP");
+pub(super) const UNKNOWN_CODING: Failure = refusal(
+    501,
+    "unknown_transfer_coding",
+    "the only transfer coding that is understood is chunked",
+);
 pub(super) const NO_ENDPOINT: Failure =
     breakdown(503, "no_endpoint", "no endpoint of the upstream is known");
 pub(super) const DENIED: Failure = breakdown(403, "denied", "policy refuses this call");
@@ -120,7 +125,10 @@ impl Failure {
             ErrorSource::Downstream => match error.etype() {
                 ErrorType::ReadTimedout => CLIENT_SENDS_TOO_SLOWLY,
                 ErrorType::WriteTimedout => CLIENT_READS_TOO_SLOWLY,
-                ErrorType::InvalidHTTPHeader | ErrorType::H1Error => BAD_REQUEST,
+                ErrorType::InvalidHTTPHeader
+                | ErrorType::H1Error
+                // What Pingora calls a chunked body that is none.
+                | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => BAD_REQUEST,
                 _ => CLIENT_ABORT,
             },
             ErrorSource::Internal | ErrorSource::Unset => GATEWAY_ERROR,

@@ -8,6 +8,7 @@
 mod call;
 mod describe;
 mod failure;
+mod strict;
 mod upstream_leg;
 
 use std::sync::Arc;
@@ -118,7 +119,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut CallContext) -> Result<bool> {
         let call = call(ctx);
-        match call.resolve(session.req_header()) {
+        match call.resolve(session) {
             Ok(()) => Ok(false),
             Err(failure) => {
                 call.answer(session, failure).await?;

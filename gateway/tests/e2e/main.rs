@@ -9,4 +9,5 @@ mod failures;
 mod http1;
 mod identity;
 mod process;
+mod strict;
 mod tap_modes;
