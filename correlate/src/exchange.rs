@@ -286,7 +286,7 @@ pub struct EndedConnection {
     pub uid: Uuid,
     /// How far it got.
     pub stage: Stage,
-    /// Why it ended, low-cardinality: `bad_request_line`, `tls_handshake_failed`, `head_timeout`,
+    /// Why it ended, low-cardinality: `bad_request_line`, `tls_version`, `head_timeout`,
     /// `idle_timeout`, `client_closed`, `client_reset`, ...; absent when it carried calls and nothing
     /// went wrong after them.
     pub error_type: Option<&'static str>,

@@ -98,6 +98,7 @@ pub(crate) struct ClientConnection {
     /// Gone when the connection is closed, however long its calls settle.
     tcp: Weak<TcpStream>,
     tls: OnceLock<Arc<TlsFacts>>,
+    handshake_failure: OnceLock<&'static str>,
     doing: AtomicU8,
     deadline_ns: AtomicU64,
     ended: AtomicU8,
@@ -164,6 +165,7 @@ impl ClientConnection {
             limits,
             tcp: Arc::downgrade(tcp),
             tls: OnceLock::new(),
+            handshake_failure: OnceLock::new(),
             doing: AtomicU8::new(doing as u8),
             deadline_ns: AtomicU64::new(deadline_ns),
             ended: AtomicU8::new(Ended::Quietly as u8),
@@ -310,6 +312,12 @@ impl ClientConnection {
     /// The handshake is over.
     pub(super) fn set_tls(&self, facts: Arc<TlsFacts>) {
         let _ = self.tls.set(facts);
+    }
+
+    /// The handshake failed, and a word why.
+    pub(super) fn refuse_handshake(&self, why: &'static str) {
+        let _ = self.handshake_failure.set(why);
+        self.end(Ended::TlsFailed);
     }
 
     /// The handshake is over, and requests may come.
@@ -533,7 +541,11 @@ impl ClientConnection {
             return "bad_request";
         }
         match self.ended() {
-            Ended::TlsFailed => "tls_handshake_failed",
+            Ended::TlsFailed => self
+                .handshake_failure
+                .get()
+                .copied()
+                .unwrap_or("tls_handshake_failed"),
             Ended::TlsTimeout => "tls_timeout",
             Ended::IdleTimeout => "idle_timeout",
             Ended::HeadTimeout => "head_timeout",

@@ -36,7 +36,7 @@ use crate::clock::now_ns;
 use crate::config::{Connections, Limits, ListenerConfig};
 use crate::pipeline::Entrance;
 use crate::socket::{Socket, TapSource};
-use crate::tls::{ListenerTls, Observed, facts};
+use crate::tls::{ListenerTls, Observed, facts, refusal};
 use crate::upstream::ConnectHooks;
 
 use connection::Accepted;
@@ -286,7 +286,7 @@ async fn secure(
             if let Some(hello) = observed.hello() {
                 connection.set_tls(Arc::new(facts::of_failed_handshake(hello)));
             }
-            connection.end(Ended::TlsFailed);
+            connection.refuse_handshake(refusal::reason(&error, observed.hello()));
             return None;
         }
     };

@@ -237,14 +237,19 @@ impl ClientHello {
         ja4
     }
 
-    fn version_code(&self) -> &'static str {
+    /// The newest version offered, as the wire has it.
+    pub(crate) fn highest_version(&self) -> u16 {
         let highest = self
             .supported_versions
             .iter()
             .copied()
             .filter(|&v| !is_grease(v))
             .max();
-        match highest.unwrap_or(self.legacy_version) {
+        highest.unwrap_or(self.legacy_version)
+    }
+
+    fn version_code(&self) -> &'static str {
+        match self.highest_version() {
             0x0304 => "13",
             0x0303 => "12",
             0x0302 => "11",

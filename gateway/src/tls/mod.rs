@@ -8,6 +8,7 @@ pub(crate) mod hello;
 pub(crate) mod listener;
 pub(crate) mod observed;
 pub(crate) mod pem;
+pub(crate) mod refusal;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -452,11 +452,42 @@ fn a_handshake_without_a_common_version_fails_and_says_who_it_was() {
     calltap.finish_one().expect(json!({
         "kind": "connection",
         "connection.stage": "tls",
-        "error.type": "tls_handshake_failed",
+        "error.type": "tls_version",
         "tls.established": false,
         "tls.client.server_name": "api.test",
         "http.response.status_code": null,
     }));
+}
+
+/// What the record says of a connection that curl with these words could not secure.
+fn check_refused_handshake(more: &str, words: &[&str], error_type: &str) {
+    let launch = Launch::new();
+    Authority::new().issue("api.test", launch.directory(), "server");
+    let config = format!(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificate = \"server.pem\", key = \"server.key\"{more} }}\n\
+         [[routes]]\nupstream = \"backend\"\n[upstreams.backend]\nendpoints = [\"127.0.0.1:9\"]\n",
+    );
+    let calltap = launch.start(&config);
+    let status = Command::new("curl")
+        .args(["-q", "--silent", "--noproxy", "*", "--tls-max", "1.2"])
+        .args(words)
+        .arg(format!("https://{}/", calltap.address()))
+        .status();
+    let Ok(status) = status else {
+        return skipped("curl is not installed");
+    };
+    assert!(!status.success());
+    calltap.finish_one().expect(json!({
+        "kind": "connection", "connection.stage": "tls", "error.type": error_type,
+    }));
+}
+
+#[test]
+fn a_client_without_the_certificate_asked_for_is_told_from_one_that_refuses_ours() {
+    let mutual = ", client_ca = \"server.pem\", client_auth = \"required\"";
+    check_refused_handshake(mutual, &["--insecure"], "tls_client_certificate");
+    check_refused_handshake("", &[], "tls_alert");
 }
 
 #[test]
@@ -469,7 +500,7 @@ fn plain_text_on_a_tls_port_fails_the_handshake() {
     calltap.finish_one().expect(json!({
         "kind": "connection",
         "connection.stage": "tls",
-        "error.type": "tls_handshake_failed",
+        "error.type": "tls_not_tls",
     }));
 }
 
