@@ -10,14 +10,21 @@ use super::tree::{Node, Value};
 
 /// Whether a reload takes over a change of this key and all below it.
 fn reloads(key: &str) -> bool {
-    let of_listener = key
-        .strip_prefix("listeners[")
-        .and_then(|rest| rest.split_once("]."))
-        .map(|(_, rest)| rest);
     matches!(
         key,
         "routes" | "upstreams" | "defaults.route" | "defaults.upstream" | "defaults.health"
-    ) || matches!(of_listener, Some("tls.certificate" | "tls.key"))
+    ) || matches!(of_listener(key), Some("tls.certificate" | "tls.key"))
+}
+
+/// Whether a reload takes over another value of this key, where there was one and still is: who
+/// asks clients for certificates goes on asking.
+fn reloads_once_set(key: &str) -> bool {
+    of_listener(key) == Some("tls.client_ca")
+}
+
+fn of_listener(key: &str) -> Option<&str> {
+    let (_, key) = key.strip_prefix("listeners[")?.split_once("].")?;
+    Some(key)
 }
 
 /// The keys that differ and need a restart, as mistakes of the newer tree.
@@ -37,7 +44,7 @@ struct Comparison<'n> {
 
 impl Comparison<'_> {
     fn compare(&mut self, key: &str, old: Option<&Node>, new: Option<&Node>) {
-        if reloads(key) {
+        if reloads(key) || (old.is_some() && new.is_some() && reloads_once_set(key)) {
             return;
         }
         let what = match (old, new) {

@@ -512,19 +512,22 @@ fn another_certificate_file_is_taken_by_a_reload_but_other_authorities_are_not()
         "token",
     ));
     assert_eq!(old.needs_restart(&new), []);
-    let new = read(&tls_file(
-        dir.path(),
-        "chain.pem",
-        "key.pem",
-        "new-chain.pem",
-        "token",
-    ));
-    let keys: Vec<String> = old
-        .needs_restart(&new)
-        .into_iter()
-        .map(|mistake| mistake.key)
-        .collect();
-    assert_eq!(keys, ["listeners[0].tls.client_ca"]);
+    let others = tls_file(dir.path(), "chain.pem", "key.pem", "new-chain.pem", "token");
+    assert_eq!(old.needs_restart(&read(&others)), []);
+    // Whether clients are asked at all is another matter.
+    let (with, _) = others
+        .split_once(", client_ca")
+        .expect("an authority of clients");
+    let rest = others.lines().skip(4).collect::<Vec<_>>().join("\n");
+    let nobodys = format!("{with} }}\n{rest}");
+    for (before, after) in [(&others, &nobodys), (&nobodys, &others)] {
+        let keys: Vec<String> = read(before)
+            .needs_restart(&read(after))
+            .into_iter()
+            .map(|mistake| mistake.key)
+            .collect();
+        assert_eq!(keys, ["listeners[0].tls.client_ca"]);
+    }
     let plain =
         tls_file(dir.path(), "chain.pem", "key.pem", "chain.pem", "token").replace("tls = ", "# ");
     let keys: Vec<String> = old
