@@ -77,7 +77,10 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(tail::paint::may_color(
+            std::io::stderr().is_terminal(),
+            std::env::var_os,
+        ))
         .with_writer(std::io::stderr)
         .init();
 }

@@ -1,6 +1,7 @@
 //! What the terminal can show: its width, its colours, its characters.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
@@ -40,6 +41,16 @@ pub(crate) struct Paint {
     pub(crate) fit: bool,
 }
 
+/// Whether colours are welcome: on a terminal that has them, unless `NO_COLOR` is set.
+pub(crate) fn may_color(
+    is_terminal: bool,
+    environment: impl Fn(&'static str) -> Option<OsString>,
+) -> bool {
+    is_terminal
+        && environment("NO_COLOR").is_none_or(|value| value.is_empty())
+        && environment("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// The ink of one piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ink {
@@ -61,17 +72,12 @@ impl Paint {
             .ok()
             .map(|size| usize::from(size.ws_col))
             .filter(|columns| is_terminal && *columns > 0);
-        let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
         Self {
             width: columns.unwrap_or(WIDTH_UNKNOWN).clamp(WIDTH_MIN, WIDTH_MAX),
             color: match color {
                 Color::Always => true,
                 Color::Never => false,
-                Color::Auto => {
-                    is_terminal
-                        && !is_set("NO_COLOR")
-                        && env::var_os("TERM").is_none_or(|term| term != "dumb")
-                }
+                Color::Auto => may_color(is_terminal, env::var_os),
             },
             unicode: locale_is_utf8(),
             fit: is_terminal,
@@ -160,4 +166,26 @@ fn locale_is_utf8() -> bool {
             let value = value.to_ascii_lowercase();
             value.contains("utf-8") || value.contains("utf8")
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        let check = |is_terminal, set: &[(&str, &str)], expected| {
+            let environment = |name| {
+                let (_, value) = set.iter().find(|(key, _)| *key == name)?;
+                Some(OsString::from(value))
+            };
+            assert_eq!(may_color(is_terminal, environment), expected, "{set:?}");
+        };
+        check(true, &[], true);
+        check(false, &[], false);
+        check(true, &[("NO_COLOR", "1")], false);
+        check(true, &[("NO_COLOR", "")], true);
+        check(true, &[("TERM", "xterm")], true);
+        check(true, &[("TERM", "dumb")], false);
+    }
 }
