@@ -251,6 +251,29 @@ fn a_reader_that_has_seen_enough_ends_it_quietly() {
 }
 
 #[test]
+fn a_file_that_is_not_there_yet_is_waited_for_aloud() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("calls.jsonl");
+    let mut child = Running(
+        calltap(&["tail", "--json", path.to_str().expect("text")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("calltap runs"),
+    );
+    let mut said = String::new();
+    let mut stderr = BufReader::new(child.0.stderr.take().expect("a pipe"));
+    stderr.read_line(&mut said).expect("it says so");
+    assert_eq!(said, format!("waiting for {} to appear\n", path.display()));
+
+    fs::write(&path, "{\"kind\":\"call\"}\n").expect("written");
+    let mut shown = String::new();
+    let mut stdout = BufReader::new(child.0.stdout.take().expect("a pipe"));
+    stdout.read_line(&mut shown).expect("it shows it");
+    assert_eq!(shown, "{\"kind\":\"call\"}\n");
+}
+
+#[test]
 fn mistakes_say_what_to_write_instead() {
     for (arguments, expected) in [
         (&["tail", "--status", "9xx"][..], "5xx"),
@@ -264,6 +287,7 @@ fn mistakes_say_what_to_write_instead() {
             &["tail", "--admin", "127.0.0.1:1", "file"],
             "cannot be used with",
         ),
+        (&["tail", "http://127.0.0.1:9901"], "--admin 127.0.0.1:9901"),
         (&["demo", "--calls", "0"], "1..=1000000"),
     ] {
         let output = calltap(arguments).output().expect("calltap runs");

@@ -177,7 +177,15 @@ fn show_file(
         if !follow {
             bail!("there is no file {}", path.display());
         }
-        screen.say(&format!("waiting for {} to appear", path.display()));
+        if path.to_string_lossy().contains("://") {
+            bail!(
+                "{} is no file: `calltap tail --admin 127.0.0.1:9901` follows the calltap whose \
+                 admin API is there",
+                path.display()
+            );
+        }
+        // Also where nobody sits: a service that waits for ever should have said for what.
+        eprintln!("waiting for {} to appear", path.display());
     }
     let mut follower = Follower::new(path, begin);
     loop {
