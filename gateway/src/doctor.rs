@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use calltap_tap::TapOptions;
-use calltap_tap::doctor::Check;
+use calltap_tap::doctor::{self, Check};
 use serde::Serialize;
 
 use crate::config::{self, Config, Overrides};
@@ -31,13 +31,25 @@ pub(crate) struct DoctorArgs {
     pub(crate) color: Color,
 }
 
+/// What became of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// As it should be.
+    Ok,
+    /// Not so.
+    Missing,
+    /// It could not be looked at.
+    Unknown,
+}
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     /// What was looked at.
     name: String,
-    /// It is as it should be.
-    ok: bool,
+    /// Whether it is as it should be.
+    state: State,
     /// What was found.
     found: String,
     /// What that means for calltap.
@@ -50,7 +62,7 @@ struct Finding {
 /// Everything that was looked at.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// All of it is as it should be.
+    /// Nothing is missing, as far as is known.
     ok: bool,
     checks: Vec<Finding>,
 }
@@ -75,7 +87,7 @@ pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
             if let Some(path) = &config {
                 findings.push(Finding {
                     name: "configuration".to_owned(),
-                    ok: true,
+                    state: State::Ok,
                     found: format!("{} has no mistakes", path.display()),
                     meaning: "calltap can run with it".to_owned(),
                     remedy: None,
@@ -87,7 +99,7 @@ pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
             for mistake in mistakes {
                 findings.push(Finding {
                     name: "configuration".to_owned(),
-                    ok: false,
+                    state: State::Missing,
                     found: mistake.to_string(),
                     meaning: "calltap refuses to start with it".to_owned(),
                     remedy: Some(
@@ -107,7 +119,9 @@ pub(crate) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
             .map(|(name, address)| port(name, address)),
     );
 
-    let all_well = findings.iter().all(|finding| finding.ok);
+    let all_well = findings
+        .iter()
+        .all(|finding| finding.state != State::Missing);
     if json {
         let report = Report {
             ok: all_well,
@@ -137,14 +151,18 @@ impl From<Check> for Finding {
     fn from(check: Check) -> Self {
         let Check {
             name,
-            ok,
+            state,
             found,
             meaning,
             remedy,
         } = check;
         Self {
             name: name.to_owned(),
-            ok,
+            state: match state {
+                doctor::State::Ok => State::Ok,
+                doctor::State::Missing => State::Missing,
+                doctor::State::Unknown => State::Unknown,
+            },
             found,
             meaning,
             remedy: Some(remedy).filter(|remedy| !remedy.is_empty()),
@@ -183,7 +201,7 @@ fn port(name: String, address: SocketAddr) -> Finding {
         Ok(_) => {
             return Finding {
                 name,
-                ok: true,
+                state: State::Ok,
                 found: "free".to_owned(),
                 meaning: "calltap can listen there".to_owned(),
                 remedy: None,
@@ -217,7 +235,7 @@ fn port(name: String, address: SocketAddr) -> Finding {
     };
     Finding {
         name,
-        ok: false,
+        state: State::Missing,
         found,
         meaning,
         remedy: Some(remedy),
@@ -233,26 +251,31 @@ fn text(findings: &[Finding], paint: Paint) -> String {
         width: paint.width - INDENT,
         ..paint
     };
-    let (good, bad) = if paint.unicode {
-        ("✓", "✗")
+    let (good, bad, unknown) = if paint.unicode {
+        ("✓", "✗", "?")
     } else {
-        ("ok", "NO")
+        ("ok", "NO", "??")
     };
     let mut out = String::new();
-    let mut missing = 0;
+    let (mut missing, mut unseen) = (0, 0);
     for finding in findings {
         let Finding {
             name,
-            ok,
+            state,
             found,
             meaning,
             remedy,
         } = finding;
-        let mark = if *ok {
-            paint.ink(good, Ink::Good)
-        } else {
-            missing += 1;
-            paint.ink(bad, Ink::Bad)
+        let mark = match state {
+            State::Ok => paint.ink(good, Ink::Good),
+            State::Missing => {
+                missing += 1;
+                paint.ink(bad, Ink::Bad)
+            }
+            State::Unknown => {
+                unseen += 1;
+                paint.ink(unknown, Ink::Warn)
+            }
         };
         let name = name.replace('_', " ");
         let found = column
@@ -271,6 +294,10 @@ fn text(findings: &[Finding], paint: Paint) -> String {
     }
     out.push('\n');
     out.push_str(&match missing {
+        0 if unseen > 0 => {
+            "Nothing is known to be missing; what could not be seen has a question mark.\n"
+                .to_owned()
+        }
         0 => "Everything is there: the tap can run in full.\n".to_owned(),
         1 => "One thing is missing; see the arrow above.\n".to_owned(),
         count => format!("{count} things are missing; see the arrows above.\n"),
@@ -289,7 +316,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = taken.local_addr().expect("an address");
         let finding = port("listener".to_owned(), address);
-        assert!(!finding.ok);
+        assert_eq!(finding.state, State::Missing);
         assert!(
             finding
                 .remedy
@@ -297,7 +324,7 @@ mod tests {
             "the remedy names the port"
         );
         drop(taken);
-        assert!(port("listener".to_owned(), address).ok);
+        assert_eq!(port("listener".to_owned(), address).state, State::Ok);
     }
 
     #[test]
@@ -319,9 +346,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_what_to_do() {
-        let finding = |name: &str, ok: bool, remedy: Option<&str>| Finding {
+        let finding = |name: &str, state: State, remedy: Option<&str>| Finding {
             name: name.to_owned(),
-            ok,
+            state,
             found: "found".to_owned(),
             meaning: "what it means".to_owned(),
             remedy: remedy.map(str::to_owned),
@@ -333,8 +360,9 @@ mod tests {
             fit: false,
         };
         let findings = [
-            finding("kernel", true, None),
-            finding("cgroup_v2", false, Some("mount it")),
+            finding("kernel", State::Ok, None),
+            finding("cgroup_v2", State::Missing, Some("mount it")),
+            finding("attachments", State::Unknown, Some("be root")),
         ];
         expect![[r#"
             ok kernel                     found
@@ -342,9 +370,14 @@ mod tests {
             NO cgroup v2                  found
                                          what it means
                                          -> mount it
+            ?? attachments                found
+                                         what it means
+                                         -> be root
 
             One thing is missing; see the arrow above.
         "#]]
         .assert_eq(&text(&findings, paint));
+        let seen = text(&findings[2..], paint);
+        assert!(seen.contains("Nothing is known to be missing"), "{seen}");
     }
 }

@@ -20,13 +20,24 @@ pub const KERNEL_MAPS_WITHOUT_CAPABILITIES: KernelVersion = KernelVersion {
     minor: 19,
 };
 
+/// Whether something lets the tap work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Ok,
+    /// It does not.
+    Missing,
+    /// It could not be looked at.
+    Unknown,
+}
+
 /// One fact about this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// What was looked at, `snake_case`.
     pub name: &'static str,
     /// Whether it lets the tap work.
-    pub ok: bool,
+    pub state: State,
     /// What is there.
     pub found: String,
     /// What follows from it.
@@ -39,15 +50,22 @@ impl Check {
     fn new(name: &'static str, ok: bool, found: impl Into<String>, meaning: &str) -> Self {
         Self {
             name,
-            ok,
+            state: if ok { State::Ok } else { State::Missing },
             found: found.into(),
             meaning: meaning.to_owned(),
             remedy: String::new(),
         }
     }
 
+    fn unknown(name: &'static str, found: impl Into<String>, meaning: &str) -> Self {
+        Self {
+            state: State::Unknown,
+            ..Self::new(name, false, found, meaning)
+        }
+    }
+
     fn or_else(mut self, remedy: &str) -> Self {
-        if !self.ok {
+        if self.state != State::Ok {
             self.remedy = remedy.to_owned();
         }
         self
@@ -195,7 +213,8 @@ fn exclusive_attachments(cgroup: &Cgroup) -> Check {
             "find what attached it (bpftool cgroup tree) and have it attach with \"multi\"",
         ),
         // Not knowing is no obstacle: if there is one, attaching says so.
-        Err(error) => Check::new(name, true, format!("cannot be listed: {error}"), meaning),
+        Err(error) => Check::unknown(name, format!("cannot be listed: {error}"), meaning)
+            .or_else("ask again as root; the start says so, too, if there is one"),
     }
 }
 
@@ -204,19 +223,20 @@ fn memory_for_ledgers(options: &TapOptions) -> Check {
     let available_kib = fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| kib_of(&text, "MemAvailable:"));
-    Check::new(
-        "memory_for_ledgers",
-        available_kib.is_none_or(|available| available > needed_kib),
-        available_kib.map_or("unreadable".to_owned(), |kib| {
-            format!("{} MiB available", kib >> 10)
-        }),
-        &format!(
-            "{} ledgers take {} MiB, allocated at start",
-            options.sockets_max,
-            needed_kib >> 10
-        ),
-    )
-    .or_else("lower tap.sockets_max: two are needed for each proxied connection")
+    let name = "memory_for_ledgers";
+    let meaning = format!(
+        "{} ledgers take {} MiB, allocated at start",
+        options.sockets_max,
+        needed_kib >> 10
+    );
+    let check = match available_kib {
+        Some(kib) => {
+            let found = format!("{} MiB available", kib >> 10);
+            Check::new(name, kib > needed_kib, found, &meaning)
+        }
+        None => Check::unknown(name, "unreadable", &meaning),
+    };
+    check.or_else("lower tap.sockets_max: two are needed for each proxied connection")
 }
 
 fn kib_of(meminfo: &str, field: &str) -> Option<u64> {
@@ -365,10 +385,15 @@ mod tests {
         };
         let checks = checks(&options);
         for check in &checks {
-            assert_eq!(check.ok, check.remedy.is_empty(), "{check:?}");
+            let well = check.state == State::Ok;
+            assert_eq!(well, check.remedy.is_empty(), "{check:?}");
             assert!(!check.found.is_empty() && !check.meaning.is_empty());
         }
-        let failed: Vec<_> = checks.iter().filter(|c| !c.ok).map(|c| c.name).collect();
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|c| c.state == State::Missing)
+            .map(|c| c.name)
+            .collect();
         assert!(failed.contains(&"cgroup_v2"), "{failed:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::backend::Backend;
 use crate::common::calltap::{Calltap, Launch, simple};
@@ -84,9 +84,12 @@ fn off_knows_what_the_gateway_saw() {
     assert!(said.contains("tap: off"), "{said}");
 }
 
-/// Runs it as this user, but without any capability.
+/// Runs what follows as this user, but without any capability.
+const WITHOUT_CAPABILITIES: [&str; 5] = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"];
+
+/// Launches it that way, where that is possible.
 fn without_capabilities() -> Option<Launch> {
-    let words = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"];
+    let words = WITHOUT_CAPABILITIES;
     let works = Command::new(words[0])
         .args(&words[1..])
         .arg("true")
@@ -110,6 +113,7 @@ fn auto_falls_back_and_says_why_in_one_line() {
     assert_eq!(warnings.len(), 1, "{said}");
     assert!(warnings[0].contains("no eBPF here"), "{said}");
     assert!(warnings[0].contains("CAP_BPF"), "{said}");
+    assert!(!said.contains('\x1b'), "colours in a file: {said:?}");
 }
 
 #[test]
@@ -121,6 +125,29 @@ fn ebpf_without_privilege_does_not_start() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("tap.mode is ebpf"), "{ended:?}");
     assert!(ended.stderr.contains("CAP_BPF"), "{ended:?}");
+}
+
+#[test]
+fn the_doctor_does_not_call_well_what_it_could_not_see() {
+    if without_capabilities().is_none() {
+        return;
+    }
+    let output = Command::new(WITHOUT_CAPABILITIES[0])
+        .args(&WITHOUT_CAPABILITIES[1..])
+        .args([env!("CARGO_BIN_EXE_calltap"), "doctor", "--json"])
+        .output()
+        .expect("calltap runs");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let checks = report["checks"].as_array().expect("checks");
+    let state = |name| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        check.map(|check| check["state"].clone())
+    };
+    assert_eq!(state("capabilities"), Some(json!("missing")));
+    // Where there is no cgroup v2 nothing can be attached to one.
+    if state("cgroup_v2") == Some(json!("ok")) {
+        assert_eq!(state("exclusive_attachments"), Some(json!("unknown")));
+    }
 }
 
 #[test]

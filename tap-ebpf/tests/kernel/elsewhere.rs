@@ -55,7 +55,15 @@ fn inside() {
         Err(error) => println!("refused: {error}"),
     }
     for check in doctor::checks(&OPTIONS) {
-        println!("{}: {}", check.name, if check.ok { "ok" } else { "not ok" });
+        println!(
+            "{}: {}",
+            check.name,
+            if check.state == doctor::State::Ok {
+                "ok"
+            } else {
+                "not ok"
+            }
+        );
     }
     let listener = TcpListener::bind(LOOPBACK).unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -147,7 +155,8 @@ fn what_is_attached_exclusively_above_us_is_named() {
         .iter()
         .find(|check| check.name == "exclusive_attachments")
         .unwrap();
-    assert!(!check.ok && !check.remedy.is_empty());
+    assert_eq!(check.state, doctor::State::Missing);
+    assert!(!check.remedy.is_empty());
     assert_eq!(
         check.found,
         format!("cgroup_skb/ingress at {}", taken.display())
