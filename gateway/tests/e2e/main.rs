@@ -8,6 +8,7 @@ mod common;
 mod failures;
 mod http1;
 mod identity;
+mod load;
 mod process;
 mod strict;
 mod tap_modes;
