@@ -178,6 +178,7 @@ fn call() -> Exchange {
         },
         client,
         client_address: Some("10.0.0.2:51234".parse().expect("an address")),
+        cluster: Some("orders".into()),
         attempts: vec![Attempt {
             address: "10.0.0.3:9000".into(),
             cookie: SocketCookie::new(8),
@@ -188,7 +189,6 @@ fn call() -> Exchange {
         }],
         upstream: Some(UpstreamLeg {
             leg: leg(8, turn(3_000, 3_900, 1_270_000), forwarded),
-            cluster: "orders".into(),
             reused: true,
             ..UpstreamLeg::default()
         }),

@@ -106,6 +106,7 @@ pub(crate) fn call_record(
         times,
         client: client_leg,
         client_address,
+        cluster,
         attempts,
         upstream: upstream_leg,
         policy,
@@ -138,6 +139,7 @@ pub(crate) fn call_record(
     };
     record.client = leg::describe(&client_leg, &client, Direction::Received, end);
 
+    record.upstream_cluster = cluster;
     // What was to be reached; the socket, where one is known, says what was.
     if let Some(attempt) = attempts.last() {
         (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
@@ -427,7 +429,6 @@ fn used_upstream(
 ) {
     let UpstreamLeg {
         leg,
-        cluster,
         reused,
         tls_version,
         tls_cipher,
@@ -438,7 +439,6 @@ fn used_upstream(
         record.upstream_port = Some(peer.port());
         record.upstream_local_port = Some(identity.local.port());
     }
-    record.upstream_cluster = Some(cluster).filter(|cluster| !cluster.is_empty());
     record.upstream_reused = Some(reused);
     let end = LegEnd {
         last: &leg.end,

@@ -34,6 +34,8 @@ pub struct Exchange {
     pub client: Leg,
     /// The client as policy sees it: the TCP peer, or what a trusted proxy said.
     pub client_address: Option<SocketAddr>,
+    /// The upstream group that the route names.
+    pub cluster: Option<Arc<str>>,
     /// Every connection attempt or pooled connection used, in order.
     pub attempts: Vec<Attempt>,
     /// The upstream connection of the last attempt that got one.
@@ -178,6 +180,9 @@ pub enum Sharing {
     Sole,
     /// The request's bytes arrived together with its neighbour's (HTTP/1.1 pipelining).
     Pipelined,
+    /// The request had more bytes than its body, and whose they are is not known: its trailers or
+    /// its neighbour's (HTTP/1.1, chunked).
+    EndUnknown,
     /// Several streams share the connection (HTTP/2).
     Multiplexed,
     /// The connection was upgraded and is this call's until it closes.
@@ -226,8 +231,6 @@ pub struct Leg {
 pub struct UpstreamLeg {
     /// Its socket. `request_seq` counts the calls on this upstream connection.
     pub leg: Leg,
-    /// The group's name in the configuration.
-    pub cluster: Arc<str>,
     /// The connection came from the pool.
     pub reused: bool,
     /// TLS version, `1.3`.

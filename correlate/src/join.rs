@@ -268,7 +268,10 @@ fn can_settle(exchange: &Exchange) -> Option<StreamRange> {
     leg.cookie?;
     let can_be_seen = match (leg.coverage, leg.sharing) {
         (Coverage::None, _) => false,
-        (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined | Sharing::Upgraded) => true,
+        (
+            Coverage::Ebpf,
+            Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown | Sharing::Upgraded,
+        ) => true,
         // Only the counters tell, and old kernels lack this one.
         (Coverage::Ebpf, Sharing::Multiplexed) | (Coverage::TcpInfo, _) => {
             leg.end.acked_offset.is_some()

@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | one call at a time | sums over the turns, where they tile the range exactly | `exact`, else `partial` and why |
 //! | pipelined | the same; the request's first and last packet may be its neighbour's | `partial`, `pipelined` |
+//! | more than the body of a chunked request | the same | `partial`, `request_end_unknown` |
 //! | multiplexed | the connection's meanwhile; no marks | `shared` |
 //! | upgraded | the connection's since the call began | `exact` |
 //! | known by `TCP_INFO` | the connection's between the call's edges | `partial`, `tcp_info` |
@@ -261,7 +262,9 @@ pub(crate) fn describe(
 
     match (leg.coverage, leg.sharing) {
         (Coverage::None, _) => {}
-        (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined) => own_sums(&mut fields, reading),
+        (Coverage::Ebpf, Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown) => {
+            own_sums(&mut fields, reading)
+        }
         (Coverage::Ebpf, Sharing::Upgraded) => {
             connection_between(&mut fields, &leg.begin, end.last);
             if missed_the_beginning(leg) {
@@ -304,6 +307,7 @@ fn attribution(leg: &Leg, reading: &LegReading, last: &Counters) -> (Attribution
         (_, Sharing::Multiplexed) => (Attribution::Shared, Some(Reason::Multiplexed)),
         (Coverage::TcpInfo, _) => partial(Reason::TcpInfo),
         (Coverage::Ebpf, Sharing::Pipelined) => partial(Reason::Pipelined),
+        (Coverage::Ebpf, Sharing::EndUnknown) => partial(Reason::RequestEndUnknown),
         (Coverage::Ebpf, Sharing::Upgraded)
             if leg.begin.received.is_none()
                 || last.received.is_none()

@@ -68,6 +68,8 @@ pub enum Reason {
     Multiplexed,
     /// The request arrived together with its neighbour's bytes.
     Pipelined,
+    /// More came than the request's body: its trailers or its neighbour's bytes.
+    RequestEndUnknown,
     /// The connection was upgraded, and its counters were not read on both sides of the call.
     CountersMissing,
     /// The gateway could not tell which bytes of the connection were the call's.

@@ -1,7 +1,6 @@
 //! Calls as data: what both halves saw, and what becomes of it.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use calltap_correlate::exchange::{
     Attempt, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing, UpstreamLeg,
@@ -37,6 +36,7 @@ fn call(script: &str) -> Exchange {
         times: GatewayTimes::default(),
         client: leg(7),
         client_address: None,
+        cluster: Some("orders".into()),
         attempts: Vec::new(),
         upstream: None,
         policy: Policy::default(),
@@ -73,7 +73,6 @@ fn call(script: &str) -> Exchange {
                 if outcome == "ok" || outcome == "reset" {
                     call.upstream = Some(UpstreamLeg {
                         leg: leg(100 + number),
-                        cluster: "orders".into(),
                         reused: rest.contains(&"pooled"),
                         ..UpstreamLeg::default()
                     });
@@ -135,6 +134,7 @@ fn about(leg: &mut Leg, words: &[&str]) {
     match *words {
         ["min_rtt", rtt] => leg.end.min_rtt_us = Some((us(rtt) / 1000) as u32),
         ["pipelined"] => leg.sharing = Sharing::Pipelined,
+        ["end_unknown"] => leg.sharing = Sharing::EndUnknown,
         ["multiplexed"] => leg.sharing = Sharing::Multiplexed,
         ["upgraded"] => leg.sharing = Sharing::Upgraded,
         ["first"] => leg.request_seq = 1,
@@ -553,6 +553,16 @@ fn an_early_response_ends_the_way_early() {
 }
 
 #[test]
+fn more_than_a_chunked_body_may_be_trailers() {
+    check(
+        "c end_unknown; head_read 10; c> 50..130 @50-50 ack 130@60; written 55",
+        expect![[r#"
+            neither duration nor delivery
+            client partial (request_end_unknown) out=80 segments_out=1"#]],
+    );
+}
+
+#[test]
 fn pipelined_neighbours_share_a_packet() {
     // This call's first byte came in the packet of the one before.
     check(
@@ -763,7 +773,7 @@ prop_compose! {
         head in prop::option::of(times()),
         lapped in prop::bool::weighted(0.1),
         sharing in prop::sample::select(vec![
-            Sharing::Sole, Sharing::Sole, Sharing::Sole, Sharing::Pipelined, Sharing::Upgraded,
+            Sharing::Sole, Sharing::Sole, Sharing::EndUnknown, Sharing::Pipelined, Sharing::Upgraded,
             Sharing::Multiplexed,
         ]),
     ) -> Leg {
@@ -824,7 +834,6 @@ prop_compose! {
             leg,
             reused,
             tls_version: tls.then_some("1.2".into()),
-            cluster: Arc::from("orders"),
             ..UpstreamLeg::default()
         });
         call.times = GatewayTimes {

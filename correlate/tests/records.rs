@@ -227,6 +227,7 @@ fn call() -> Exchange {
         },
         client,
         client_address: Some("203.0.113.9:0".parse().expect("an address")),
+        cluster: Some("orders".into()),
         attempts: vec![
             Attempt {
                 address: "10.0.0.2:9000".into(),
@@ -247,7 +248,6 @@ fn call() -> Exchange {
         ],
         upstream: Some(UpstreamLeg {
             leg: upstream,
-            cluster: "orders".into(),
             reused: false,
             tls_version: Some("1.2".into()),
             tls_cipher: Some("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".into()),
@@ -536,6 +536,7 @@ fn a_call_that_nothing_but_the_gateway_saw() {
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736"
         upstream.address: "unix:/run/app.sock"
         upstream.attempts: [{"address":"unix:/run/app.sock","outcome":"refused"}]
+        upstream.cluster: "orders"
         url.path: "/orders/4711"
         url.query: "access_token=REDACTED"
         url.scheme: "https"

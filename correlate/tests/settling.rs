@@ -58,6 +58,7 @@ fn exchange(cookie: u64, sent: std::ops::Range<u64>, at_ns: u64) -> Exchange {
         },
         client,
         client_address: None,
+        cluster: None,
         attempts: Vec::new(),
         upstream: None,
         policy: Policy::default(),

@@ -405,6 +405,7 @@ words! {
         TcpInfo = "tcp_info",
         Multiplexed = "multiplexed",
         Pipelined = "pipelined",
+        RequestEndUnknown = "request_end_unknown",
         CountersMissing = "counters_missing",
         RangeUnknown = "range_unknown",
         Lapped = "lapped",

@@ -957,7 +957,7 @@ fn limits(mut section: Section<'_>) -> Option<Limits> {
     let (client_stall, connect) = (millis("client_stall_ms"), millis("connect_ms"));
     let upstream_idle = millis("upstream_idle_ms");
     let mut or_none = |key| section.key(key).and_then(|field| field.millis_or_none());
-    let total = or_none("total_ms");
+    let (total, upgraded_idle) = (or_none("total_ms"), or_none("upgraded_idle_ms"));
     let (upstream_read, upstream_write) =
         (or_none("upstream_read_ms"), or_none("upstream_write_ms"));
     let connections_max = section
@@ -988,6 +988,7 @@ fn limits(mut section: Section<'_>) -> Option<Limits> {
         total: total?,
         connect: connect?,
         upstream_read: upstream_read?,
+        upgraded_idle: upgraded_idle?,
         upstream_write: upstream_write?,
         upstream_idle: upstream_idle?,
         upstream_pool_max: upstream_pool_max?,

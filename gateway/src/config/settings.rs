@@ -326,6 +326,8 @@ pub(crate) struct Limits {
     pub(crate) connect: Duration,
     /// The upstream's next byte.
     pub(crate) upstream_read: Option<Duration>,
+    /// The longest silence of either side of an upgraded connection.
+    pub(crate) upgraded_idle: Option<Duration>,
     /// The upstream taking our next byte.
     pub(crate) upstream_write: Option<Duration>,
     /// An unused upstream connection.

@@ -3,7 +3,7 @@
 //! A name is what the caller says it is. Whether that is true is for the policies to judge.
 
 use calltap_correlate::exchange::{Consumer, TlsFacts};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{CONTROLS, percent_decode_str, utf8_percent_encode};
 use pingora::http::RequestHeader;
 
 use crate::config::{ConsumerConfig, ConsumerSource};
@@ -45,7 +45,14 @@ fn value(
         ConsumerSource::MtlsIssuer => tls?.client_issuer.clone()?,
         ConsumerSource::MtlsSha256 => tls?.client_sha256.clone()?,
     };
-    let name: String = text.trim().chars().take(NAME_CHARS_MAX).collect();
+    let mut name = String::new();
+    for char in text.trim().chars().take(NAME_CHARS_MAX) {
+        match char.is_control() {
+            // As in other texts of a record: a terminal that shows one must not obey it.
+            true => name.extend(utf8_percent_encode(char.encode_utf8(&mut [0; 4]), CONTROLS)),
+            false => name.push(char),
+        }
+    }
     (!name.is_empty()).then_some(name)
 }
 
@@ -113,6 +120,12 @@ mod tests {
         );
         check(&[], Some("client_id="), Some("CN=s"), Some("CN=s"));
         check(&[], None, None, None);
+    }
+
+    #[test]
+    fn names_command_no_terminal() {
+        let name = client_id(&[], Some("client_id=%1b%5b31mX%c2%9by"), None);
+        assert_eq!(name.as_deref(), Some("%1B[31mX%C2%9By"));
     }
 
     #[test]

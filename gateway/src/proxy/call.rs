@@ -19,8 +19,9 @@ use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 use uuid::Uuid;
 
 use super::failure::{
-    BAD_PATH, BODY_TOO_LARGE, DENIED, Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE,
-    SHUTDOWN, TIMEOUT, URI_TOO_LONG, WRONG_METHOD, outcome,
+    BAD_PATH, BODY_TOO_LARGE, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure, HEAD_TOO_LARGE, LIMITED,
+    NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE, UPSTREAM_TIMEOUT, URI_TOO_LONG,
+    WRONG_METHOD, outcome,
 };
 use super::upstream_leg::UpstreamUse;
 use super::{Setup, describe, strict};
@@ -120,6 +121,7 @@ impl Call {
             },
             client,
             client_address: Some(connection.peer),
+            cluster: None,
             attempts: Vec::new(),
             upstream: None,
             policy: Policy::default(),
@@ -241,12 +243,23 @@ impl Call {
 
     /// Part of the request's body passes: an error when there was too much of it.
     pub(super) fn count_request_body(&mut self, bytes: usize) -> Result<()> {
+        self.check_time()?;
         self.request_body_bytes += bytes as u64;
         if self.request_body_bytes > self.body_max() {
             self.failure = Some(BODY_TOO_LARGE);
             return Error::e_explain(ErrorType::HTTPStatus(413), BODY_TOO_LARGE.message);
         }
         Ok(())
+    }
+
+    /// Part of a body passes: an error when the call's time is up. On HTTP/1 the connection's own
+    /// deadline would end it, on HTTP/2 nothing else does.
+    pub(super) fn check_time(&mut self) -> Result<()> {
+        if now_ns() < self.deadline_ns {
+            return Ok(());
+        }
+        self.failure = Some(TIMEOUT);
+        Error::e_explain(ErrorType::HTTPStatus(504), TIMEOUT.message)
     }
 
     fn remaining(&self) -> Duration {
@@ -263,6 +276,8 @@ impl Call {
         // The lease of an attempt that failed ends before the next one begins.
         self.lease = None;
         self.request_body_bytes = 0;
+        let config = self.group.as_ref().map(|group| group.config());
+        self.exchange.cluster = config.map(|config| Arc::clone(&config.name));
         let Some(lease) = self
             .group
             .as_ref()
@@ -280,7 +295,19 @@ impl Call {
             let read_timeout = &mut peer.options.read_timeout;
             *read_timeout = Some(read_timeout.map_or(time_left, |limit| limit.min(time_left)));
         }
+        if self.wants_upgrade {
+            self.await_upgrade(&mut peer);
+        }
         Ok(Box::new(peer))
+    }
+
+    /// Pingora lets nobody change a connection's limit once it is in use. So an upstream that may
+    /// upgrade has that of an upgraded connection, and the wait for its answer is limited on the
+    /// client's connection.
+    fn await_upgrade(&self, peer: &mut HttpPeer) {
+        let limit = until(now_ns(), peer.options.read_timeout);
+        self.connection.limit_call(limit.min(self.deadline_ns));
+        peer.options.read_timeout = self.setup.config.limits.upgraded_idle;
     }
 
     fn may_retry(&self) -> bool {
@@ -293,14 +320,20 @@ impl Call {
 
     /// An attempt got no connection. Nothing of the call was sent: any method may try again.
     pub(super) fn attempt_failed(&mut self, error: &mut Error) {
-        self.attempts.failed(error);
-        self.attempt_failure = Some(Failure::of(error));
+        let outcome = self.attempts.failed(error);
+        self.attempt_failure = Some(Failure::of_attempt(error, outcome));
         error.set_retry(self.may_retry());
     }
 
     /// An attempt's connection broke. A pooled connection that the upstream closed in the meantime
     /// says nothing about the upstream; but a call that is not idempotent is never sent twice.
-    pub(super) fn attempt_broke(&mut self, session: &Session, error: &mut Error, reused: bool) {
+    pub(super) fn attempt_broke(&mut self, session: &mut Session, error: &mut Error, reused: bool) {
+        if *error.etype() == ErrorType::ReadTimedout && self.awaits_client(session) {
+            self.failure = Some(CLIENT_SENDS_TOO_SLOWLY);
+            self.attempts.abandoned();
+            error.set_retry(false);
+            return;
+        }
         let replayable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
@@ -319,21 +352,25 @@ impl Call {
         }
     }
 
+    /// Whether the upstream says nothing because it waits for a client that has stopped sending.
+    fn awaits_client(&self, session: &mut Session) -> bool {
+        let body_done = session.as_downstream_mut().is_body_done();
+        // Unknown of HTTP/2 upstreams, which take what there is but for a full window.
+        let passed_on = session.upstream_body_bytes_sent();
+        !body_done
+            && self.exchange.times.resp_read_ns.is_none()
+            && now_ns() < self.deadline_ns
+            && passed_on.is_none_or(|bytes| bytes >= session.body_bytes_read())
+    }
+
     /// A connection is there, new or pooled.
     pub(super) fn connected(&mut self, reused: bool, fd: i32, digest: Option<&Digest>) {
+        self.attempt_failure = None;
         let Some(group) = &self.group else { return };
-        let cluster = Arc::clone(&group.config().name);
         let multiplexed = group.config().protocol == Protocol::Http2;
         let stream = self.stream;
-        self.upstream = UpstreamUse::begin(
-            cluster,
-            reused,
-            fd,
-            digest,
-            stream,
-            multiplexed,
-            self.wants_upgrade,
-        );
+        self.upstream =
+            UpstreamUse::begin(reused, fd, digest, stream, multiplexed, self.wants_upgrade);
         let cookie = self.upstream.as_ref().and_then(UpstreamUse::cookie);
         self.attempts.ready(reused, cookie);
     }
@@ -343,6 +380,8 @@ impl Call {
         if let Some(identity) = &self.identity {
             identity.stamp(request)?;
         }
+        // Pingora forwards no trailers of a request, so there is nothing to announce.
+        request.remove_header(&header::TRAILER);
         identity::grpc::announce_trailers(request)?;
         if let Some(path) = &self.upstream_path {
             let target: Cow<'_, str> = match request.uri.query() {
@@ -378,11 +417,15 @@ impl Call {
     pub(super) fn response_read(&mut self, response: &ResponseHeader) {
         self.exchange.times.resp_read_ns = Some(now_ns());
         self.exchange.response.upstream_status = Some(response.status.as_u16());
+        if self.wants_upgrade {
+            self.connection.limit_call(self.deadline_ns);
+        }
     }
 
     /// The connection is about to speak another protocol, and is this call's until it closes.
-    pub(super) fn upgraded(&mut self, response: &ResponseHeader) {
+    pub(super) fn upgraded(&mut self, session: &mut Session, response: &ResponseHeader) {
         if !self.connection.is_multiplexed() {
+            session.set_read_timeout(self.setup.config.limits.upgraded_idle);
             self.exchange.client.sharing = Sharing::Upgraded;
             self.deadline_ns = u64::MAX;
             self.connection.limit_call(u64::MAX);
@@ -407,6 +450,12 @@ impl Call {
         self.exchange.response.headers =
             describe::headers(&response.headers, allowed, &self.setup.secrets);
         self.note_grpc_status(&response.headers);
+        let is_h2 = |group: &Arc<Group>| group.config().protocol == Protocol::Http2;
+        if self.connection.is_multiplexed() && self.group.as_ref().is_some_and(is_h2) {
+            return Ok(());
+        }
+        // Pingora forwards trailers between two HTTP/2 connections only.
+        response.remove_header(&header::TRAILER);
         if self.connection.is_multiplexed() {
             return Ok(());
         }
@@ -449,17 +498,21 @@ impl Call {
     }
 
     /// What an error of Pingora's means for this call.
-    pub(super) fn failure_of(&self, error: &Error) -> Failure {
-        match self.failure {
-            Some(failure) => failure,
-            None => match self.connection.ended() {
-                Ended::TotalTimeout => TIMEOUT,
-                Ended::Shutdown => SHUTDOWN,
-                // The upstream was given what was left of the call's time.
-                _ if is_timeout(error) && now_ns() >= self.deadline_ns => TIMEOUT,
-                _ => Failure::of(error),
-            },
-        }
+    pub(super) fn failure_of(&mut self, error: &Error) -> Failure {
+        let is_upgraded = self.exchange.client.sharing == Sharing::Upgraded;
+        let found = || match self.connection.ended() {
+            Ended::Shutdown => SHUTDOWN,
+            // The upstream was given what was left of the call's time.
+            _ if now_ns() >= self.deadline_ns => TIMEOUT,
+            // Only the wait for an upgrade is limited to less than that.
+            Ended::TotalTimeout => UPSTREAM_TIMEOUT,
+            _ if is_upgraded && *error.etype() == ErrorType::ReadTimedout => UPGRADED_IDLE,
+            _ => self.attempt_failure.unwrap_or_else(|| Failure::of(error)),
+        };
+        // What is said first stays: the deadline may pass in the meantime.
+        let failure = self.failure.unwrap_or_else(found);
+        self.failure = Some(failure);
+        failure
     }
 
     /// The call's last moment on the request path.
@@ -470,7 +523,10 @@ impl Call {
     ) -> (Open, Finished) {
         let now_ns = now_ns();
         if let Some(error) = error {
-            self.failure = Some(self.failure_of(error));
+            let failure = self.failure_of(error);
+            if failure.status == TIMEOUT.status && self.exchange.times.resp_read_ns.is_none() {
+                self.attempts.timed_out();
+            }
         }
         let body_done = session.as_downstream_mut().is_body_done();
         self.exchange.client.closing = error.is_some()
@@ -521,9 +577,12 @@ impl Call {
             Body::Chunked => body_done && !connection.ends_with_last_chunk(),
         };
         if leg.sharing == Sharing::Sole && has_more {
-            leg.sharing = Sharing::Pipelined;
+            leg.sharing = match self.body {
+                Body::Length(_) => Sharing::Pipelined,
+                Body::Chunked => Sharing::EndUnknown,
+            };
         }
-        if leg.sharing != Sharing::Pipelined {
+        if !matches!(leg.sharing, Sharing::Pipelined | Sharing::EndUnknown) {
             leg.received_range = Some(self.received_start..connection.wire_read());
         }
         leg.sent_range = Some(self.sent_start..connection.wire_written());
@@ -553,16 +612,6 @@ fn remember(connection: &ClientConnection, sent_range: StreamRange) -> Arc<Late>
     });
     connection.set_previous(Some(Arc::clone(&late)));
     late
-}
-
-fn is_timeout(error: &Error) -> bool {
-    matches!(
-        error.etype(),
-        ErrorType::ConnectTimedout
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-    )
 }
 
 /// The moment `limit` after `from_ns`; never, without a limit.

@@ -73,6 +73,11 @@ const UPSTREAM_CONNECT_TIMEOUT: Failure = breakdown(
     "upstream_connect_timeout",
     "the upstream did not accept the connection in time",
 );
+const UPSTREAM_TLS_TIMEOUT: Failure = breakdown(
+    504,
+    "upstream_tls_timeout",
+    "the TLS handshake with the upstream did not end in time",
+);
 const UPSTREAM_REFUSED: Failure = breakdown(
     502,
     "upstream_refused",
@@ -88,7 +93,7 @@ const UPSTREAM_TLS_FAILED: Failure = breakdown(
     "upstream_tls_failed",
     "the TLS handshake with the upstream failed",
 );
-const UPSTREAM_TIMEOUT: Failure = breakdown(
+pub(super) const UPSTREAM_TIMEOUT: Failure = breakdown(
     504,
     "upstream_timeout",
     "the upstream did not answer in time",
@@ -105,7 +110,7 @@ const UPSTREAM_PROTOCOL: Failure = breakdown(
     "upstream_protocol_error",
     "the upstream's answer is not valid HTTP",
 );
-const CLIENT_SENDS_TOO_SLOWLY: Failure = breakdown(
+pub(super) const CLIENT_SENDS_TOO_SLOWLY: Failure = breakdown(
     408,
     "client_timeout",
     "the request body did not arrive in time",
@@ -114,6 +119,11 @@ const CLIENT_READS_TOO_SLOWLY: Failure = breakdown(
     0,
     "client_timeout",
     "the client did not take the response in time",
+);
+pub(super) const UPGRADED_IDLE: Failure = breakdown(
+    0,
+    "idle_timeout",
+    "the upgraded connection was silent for too long",
 );
 const GATEWAY_ERROR: Failure = breakdown(500, "gateway_error", "the gateway failed");
 
@@ -135,6 +145,15 @@ impl Failure {
         }
     }
 
+    /// What a failed attempt to connect means, of which Pingora's error alone does not say how far
+    /// it got.
+    pub(super) fn of_attempt(error: &Error, outcome: &str) -> Self {
+        match outcome {
+            "tls_timeout" => UPSTREAM_TLS_TIMEOUT,
+            _ => Self::of(error),
+        }
+    }
+
     fn of_upstream(error: &Error) -> Self {
         match error.etype() {
             ErrorType::ConnectTimedout => UPSTREAM_CONNECT_TIMEOUT,
@@ -143,10 +162,10 @@ impl Failure {
                 UPSTREAM_UNREACHABLE
             }
             ErrorType::TLSHandshakeFailure
-            | ErrorType::TLSHandshakeTimedout
             | ErrorType::InvalidCert
             | ErrorType::HandshakeError
             | ErrorType::TLSWantX509Lookup => UPSTREAM_TLS_FAILED,
+            ErrorType::TLSHandshakeTimedout => UPSTREAM_TLS_TIMEOUT,
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UPSTREAM_TIMEOUT,
             ErrorType::InvalidHTTPHeader
             | ErrorType::H1Error

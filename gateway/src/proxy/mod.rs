@@ -12,7 +12,11 @@ mod strict;
 mod upstream_leg;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -112,6 +116,9 @@ impl ProxyHttp for Gateway {
             // Idle connections are ours to time, in the stream; zero means no timer of Pingora's.
             session.set_keepalive(Some(0));
         }
+        if self.shared.draining.load(Acquire) {
+            session.set_keepalive(None);
+        }
         session.set_pipelining_enabled(true);
         *ctx = Some(Box::new(call));
         Ok(())
@@ -201,7 +208,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut CallContext,
     ) -> Result<()> {
@@ -210,10 +217,23 @@ impl ProxyHttp for Gateway {
         }
         let call = call(ctx);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            call.upgraded(response);
+            call.upgraded(session, response);
+        } else if self.shared.draining.load(Acquire) {
+            session.set_keepalive(None);
         }
         hops::clean_response(response);
         call.begin_response(response)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut CallContext,
+    ) -> Result<Option<Duration>> {
+        call(ctx).check_time()?;
+        Ok(None)
     }
 
     async fn response_trailer_filter(

@@ -27,7 +27,6 @@ pub(super) struct UpstreamUse {
 impl UpstreamUse {
     /// Pingora hands the connection over. `None` when it is not one of ours.
     pub(super) fn begin(
-        cluster: Arc<str>,
         reused: bool,
         fd: i32,
         digest: Option<&Digest>,
@@ -62,7 +61,6 @@ impl UpstreamUse {
         Some(Self {
             leg: UpstreamLeg {
                 leg,
-                cluster,
                 reused,
                 tls_version: ssl.and_then(|ssl| facts::version_from_name(&ssl.version)),
                 tls_cipher: ssl.map(|ssl| facts::cipher_from_name(&ssl.cipher)),

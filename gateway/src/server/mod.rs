@@ -168,6 +168,10 @@ impl Drop for Place {
         if let Some(cookie) = self.connection.socket.cookie {
             self.shared.registry.remove(&cookie);
         }
+        if self.shared.draining.load(Ordering::Acquire) {
+            // Unless something else ended it before.
+            self.connection.end(Ended::Shutdown);
+        }
         let ended = self.connection.ending();
         let recorded = match self.shared.connections {
             Connections::None => false,

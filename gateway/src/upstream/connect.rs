@@ -116,13 +116,35 @@ impl Attempts {
         }
     }
 
-    /// The last attempt has failed before it had a connection that was ready.
-    pub(crate) fn failed(&self, error: &pingora::Error) {
-        if let Some(Watched { attempt, vitals }) = self.shared.attempts().last_mut() {
-            if attempt.outcome == ABANDONED {
-                attempt.outcome = outcome_of(error.etype(), attempt.connected_ns.is_some());
-            }
-            vitals.note_error(brief(error));
+    /// The last attempt has failed before it had a connection that was ready. Returns how.
+    pub(crate) fn failed(&self, error: &pingora::Error) -> &'static str {
+        let mut attempts = self.shared.attempts();
+        let Some(Watched { attempt, vitals }) = attempts.last_mut() else {
+            return ABANDONED;
+        };
+        if attempt.outcome == ABANDONED {
+            attempt.outcome = outcome_of(error.etype(), attempt.connected_ns.is_some());
+        }
+        vitals.note_error(brief(error));
+        attempt.outcome
+    }
+
+    /// The call's time was up before the last attempt's connection brought an answer.
+    pub(crate) fn timed_out(&self) {
+        self.settle("timeout");
+    }
+
+    /// The call ended before the last attempt's connection could bring an answer, by no fault of
+    /// the upstream's.
+    pub(crate) fn abandoned(&self) {
+        self.settle(ABANDONED);
+    }
+
+    fn settle(&self, outcome: &'static str) {
+        if let Some(Watched { attempt, .. }) = self.shared.attempts().last_mut()
+            && attempt.outcome == OK
+        {
+            attempt.outcome = outcome;
         }
     }
 

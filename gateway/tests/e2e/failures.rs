@@ -85,6 +85,105 @@ fn a_call_that_takes_longer_than_it_may_is_a_504() {
         "response.flags": ["timeout"],
         "error.type": "timeout",
     }));
+    assert_eq!(record.outcomes(), ["timeout"]);
+}
+
+#[test]
+fn a_stream_that_takes_longer_than_it_may_is_cut_off() {
+    let (_backend, calltap) = start("defaults.listener.h2c = true\nlimits.total_ms = 300");
+    let url = format!("http://{}/drip", calltap.address());
+    let curl = Command::new("curl")
+        .args(["--silent", "--http2-prior-knowledge", &url])
+        .stdout(Stdio::null())
+        .status();
+    let Ok(status) = curl else {
+        return skipped("curl is not installed");
+    };
+    assert!(!status.success(), "it was told that something is missing");
+    calltap.finish_one().expect(json!({
+        "network.protocol.version": "2",
+        "http.response.status_code": 200,
+        "response.flags": ["timeout"],
+        "error.type": "timeout",
+    }));
+}
+
+#[test]
+fn a_client_that_stops_in_its_body_is_not_the_backends_fault() {
+    let (_backend, calltap) = start("limits.upstream_read_ms = 200");
+    let mut client = Client::connect(calltap.address());
+    client.send("PUT /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 100\r\n\r\nonly this");
+    assert_eq!(client.response("PUT").status(), 408);
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": 408,
+        "response.flags": ["client_timeout"],
+        "error.type": "client_timeout",
+    }));
+    assert_eq!(record.outcomes(), ["abandoned"]);
+}
+
+#[test]
+fn a_handshake_that_the_backend_does_not_answer_is_a_504() {
+    let launch = Launch::new();
+    // The kernel accepts for it, and nobody reads.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound");
+    Authority::new().issue("api.test", launch.directory(), "any");
+    let calltap = launch.start(&format!(
+        "limits.connect_ms = 200\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+         [[routes]]\nupstream = \"backend\"\n[upstreams.backend]\nendpoints = [\"{address}\"]\n\
+         retries = 0\ntls = {{ server_name = \"api.test\", ca = \"any.pem\" }}\n"
+    ));
+    let mut client = Client::connect(calltap.address());
+    assert_eq!(client.get("/x").status(), 504);
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "response.flags": ["upstream_tls_timeout"],
+        "error.type": "upstream_tls_timeout",
+        "upstream.cluster": "backend",
+    }));
+    assert_eq!(record.outcomes(), ["tls_timeout"]);
+}
+
+const UPGRADE: &str =
+    "HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+#[test]
+fn an_upgraded_connection_may_be_silent_for_as_long_as_it_is_said() {
+    let (_backend, calltap) = start(
+        "limits.client_stall_ms = 100\nlimits.upstream_read_ms = 100\nlimits.upgraded_idle_ms = 600",
+    );
+    let mut client = Client::connect(calltap.address());
+    client.send(format!("GET /upgrade {UPGRADE}"));
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(head.word(1), "101");
+    client.send("frame1");
+    assert_eq!(client.wire().exactly(6).expect("an echo"), b"frame1");
+    let _ = client.wire().rest();
+    drop(client);
+    calltap.finish_one().expect(json!({
+        "http.response.status_code": 101,
+        "response.flags": ["idle_timeout"],
+        "error.type": "idle_timeout",
+    }));
+}
+
+#[test]
+fn an_upgrade_that_is_not_answered_is_a_504() {
+    let (_backend, calltap) = start("limits.upstream_read_ms = 200");
+    let mut client = Client::connect(calltap.address());
+    client.send(format!("GET /silent {UPGRADE}"));
+    assert_eq!(client.response("GET").status(), 504);
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "response.flags": ["upstream_timeout"],
+        "error.type": "upstream_timeout",
+    }));
+    assert_eq!(record.outcomes(), ["timeout"]);
 }
 
 #[test]
@@ -301,6 +400,7 @@ fn a_refused_upstream_is_a_502() {
         "upstream.address": "127.0.0.1",
         "upstream.port": refused.port(),
     }));
+    record.expect(json!({ "upstream.cluster": "backend" }));
     assert_eq!(record.outcomes(), ["refused"]);
     record.expect_if_tapped(json!({ "client.attribution": "exact" }));
 }

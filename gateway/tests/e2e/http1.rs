@@ -149,13 +149,16 @@ fn trailers_do_not_disturb_the_message_that_has_them() {
     let response = client.get("/trailers");
     assert_eq!(response.text(), "hello");
     assert!(response.body.complete);
-    let upload = "POST /echo HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+    assert_eq!(response.head.header("trailer"), None);
+    let upload = "POST /echo HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\
+                  Trailer: X-Sum\r\n\r\n\
                   4\r\nfour\r\n0\r\nX-Sum: 4\r\n\r\n";
     client.send(upload);
     let next = client.response("POST");
     assert_eq!(next.text(), "four");
     drop(client);
     let served = backend.shared().served(2);
+    assert_eq!(served[1].head.header("trailer"), None);
     let records = calltap.finish(2);
     records[0].expect_exact().expect(json!({
         "client.wire.bytes_out": response.wire_bytes,
@@ -164,6 +167,8 @@ fn trailers_do_not_disturb_the_message_that_has_them() {
     }));
     records[1].expect(json!({
         "http.request.body.size": 4,
+        "client.attribution": "partial",
+        "client.attribution_reason": "request_end_unknown",
         "client.wire.bytes_out": next.wire_bytes,
         "upstream.wire.bytes_out": served[1].bytes_in,
         "upstream.attribution": "exact",

@@ -86,6 +86,33 @@ fn sigterm_leaves_no_cgroup_behind() {
 }
 
 #[test]
+fn clients_are_told_that_it_leaves() {
+    let backend = Backend::start();
+    // With one worker, who connected first was accepted first.
+    let calltap = Calltap::start(&simple("workers = 1", backend.address()));
+    let mut half = Client::connect(calltap.address());
+    half.send("GET / HTTP/1.1\r\nHost: api");
+    let mut client = Client::connect(calltap.address());
+    client.send("PUT /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 2\r\n\r\n1");
+    backend.shared().wait_asked("/echo");
+    calltap.signal(Signal::TERM);
+    calltap.wait_said("draining");
+    client.send("2");
+    let response = client.response("PUT");
+    assert_eq!((response.status(), response.text().as_str()), (200, "12"));
+    assert_eq!(response.head.header("connection"), Some("close"));
+    assert!(client.is_closed());
+    let _ = half.wire().rest();
+    let records = calltap.finish(2);
+    let kind = |kind| {
+        let is_one = |record: &&crate::common::record::Record| record.text("kind") == kind;
+        records.iter().find(is_one).expect("one of each")
+    };
+    kind("call").expect(json!({ "http.response.status_code": 200, "error.type": null }));
+    kind("connection").expect(json!({ "error.type": "shutdown" }));
+}
+
+#[test]
 fn the_next_start_removes_what_a_killed_one_left() {
     if !can_tap() {
         return;

@@ -13,6 +13,7 @@
 //! | `/gated` | promises 10 bytes, sends 5, and the rest when the test opens the gate |
 //! | `/events` | an event, and a second one when the test opens the gate |
 //! | `/silent` | never answers |
+//! | `/drip` | answers a chunk every 10 ms, for longer than a test waits |
 //! | `/reset`, `/half-reset` | resets the connection, at once or in the middle of the response |
 //! | `/half-close` | closes the connection in the middle of the response |
 //! | `/garbage` | answers what is not HTTP |
@@ -252,6 +253,14 @@ fn answer<S: Read + Write>(
             // Until the gateway gives up.
             let _ = wire.rest();
             return Ok(Break(()));
+        }
+        "drip" => {
+            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            let until = std::time::Instant::now() + PATIENCE;
+            while std::time::Instant::now() < until {
+                wire.send("1\r\nx\r\n")?;
+                thread::sleep(std::time::Duration::from_millis(10));
+            }
         }
         "reset" | "half-reset" => {
             if name == "half-reset" {
