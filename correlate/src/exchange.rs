@@ -252,7 +252,8 @@ pub struct Attempt {
     pub connected_ns: Option<u64>,
     /// The connection was ready for the request, TLS included; absent as above.
     pub secured_ns: Option<u64>,
-    /// `ok`, `refused`, `connect_timeout`, `unreachable`, `tls_failed`, `reset`, ...
+    /// `ok`, `refused`, `connect_timeout`, `unreachable`, `tls_failed`, `tls_certificate`, `tls_name`,
+    /// `reset`, ...
     pub outcome: &'static str,
 }
 

@@ -123,7 +123,7 @@ impl Attempts {
             return ABANDONED;
         };
         if attempt.outcome == ABANDONED {
-            attempt.outcome = outcome_of(error.etype(), attempt.connected_ns.is_some());
+            attempt.outcome = outcome_of(error, attempt.connected_ns.is_some());
         }
         vitals.note_error(brief(error));
         attempt.outcome
@@ -298,16 +298,29 @@ fn refusal(error: &io::Error) -> (&'static str, ErrorType) {
 }
 
 /// What a record calls an attempt that Pingora gave up.
-fn outcome_of(kind: &ErrorType, connected: bool) -> &'static str {
-    match (kind, connected) {
+fn outcome_of(error: &pingora::Error, connected: bool) -> &'static str {
+    match (error.etype(), connected) {
         (ErrorType::ConnectTimedout, false) => "connect_timeout",
         (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, true) => "tls_timeout",
         (
             ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError,
             _,
-        ) => "tls_failed",
+        ) => why_tls_failed(error),
         (ErrorType::H2Error | ErrorType::InvalidH2 | ErrorType::H2Downgrade, _) => "protocol_error",
         (_, true) => "closed",
         (_, false) => "connect_failed",
+    }
+}
+
+/// What a record calls a TLS handshake that failed. Pingora keeps of rustls' error nothing but its
+/// text.
+fn why_tls_failed(error: &pingora::Error) -> &'static str {
+    let context = error.context.as_ref().map_or("", |text| text.as_str());
+    let Some((_, certificate)) = context.split_once("invalid peer certificate: ") else {
+        return "tls_failed";
+    };
+    match certificate.starts_with("certificate not valid for name") {
+        true => "tls_name",
+        false => "tls_certificate",
     }
 }

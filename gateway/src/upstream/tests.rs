@@ -637,18 +637,18 @@ async fn tls_is_verified_by_authority_and_name() {
     check(
         &other,
         Some("orders.example"),
-        "tls_failed",
+        "tls_certificate",
         "UnknownIssuer",
     )
     .await;
     check(
         &authority,
         Some("billing.example"),
-        "tls_failed",
+        "tls_name",
         "billing.example",
     )
     .await;
-    check(&authority, None, "tls_failed", "127.0.0.1").await;
+    check(&authority, None, "tls_name", "127.0.0.1").await;
 }
 
 #[tokio::test]
