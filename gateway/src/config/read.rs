@@ -951,6 +951,10 @@ fn network(field: Field<'_>) -> Option<Network> {
     None
 }
 
+/// Pingora's parser refuses longer ones itself, before anybody could answer 414 or 431.
+const URI_BYTES_MAX: i64 = 65_534;
+const HEADER_BYTES_MAX: i64 = 1_048_575;
+
 fn limits(mut section: Section<'_>) -> Option<Limits> {
     let mut millis = |key| section.key(key).and_then(|field| field.millis());
     let (handshake, head, idle) = (millis("handshake_ms"), millis("head_ms"), millis("idle_ms"));
@@ -968,10 +972,10 @@ fn limits(mut section: Section<'_>) -> Option<Limits> {
         .and_then(|field| field.count(0..=MANY));
     let uri_max_bytes = section
         .key("uri_max_bytes")
-        .and_then(|field| field.count(64..=1 << 20));
+        .and_then(|field| field.count(64..=URI_BYTES_MAX));
     let header_max_bytes = section
         .key("header_max_bytes")
-        .and_then(|field| field.count(256..=1 << 20));
+        .and_then(|field| field.count(256..=HEADER_BYTES_MAX));
     let body_max_bytes = section
         .key("body_max_bytes")
         .and_then(|field| field.count::<u64>(0..=i64::MAX));

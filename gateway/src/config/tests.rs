@@ -57,6 +57,25 @@ fn flags(listen: &str, upstream: &str) -> Overrides {
 }
 
 #[test]
+fn a_head_may_not_be_larger_than_its_parser_takes() {
+    let text = |uri, head| {
+        format!("limits.uri_max_bytes = {uri}\nlimits.header_max_bytes = {head}\n{SMALL}")
+    };
+    let limits = read(&text(65_534, 1_048_575)).limits;
+    assert_eq!(
+        (limits.uri_max_bytes, limits.header_max_bytes),
+        (65_534, 1_048_575)
+    );
+    check_mistakes(
+        &text(65_535, 1_048_576),
+        expect![[r#"
+        calltap.toml:1:24: limits.uri_max_bytes: must be 64 to 65534, this is 65535
+        calltap.toml:2:27: limits.header_max_bytes: must be 256 to 1048575, this is 1048576
+    "#]],
+    );
+}
+
+#[test]
 fn listen_and_upstream_need_no_file() {
     let config = load(None, &flags("127.0.0.1:8080", "127.0.0.1:9000")).unwrap();
     assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:8080");

@@ -225,7 +225,7 @@ fn a_reload_takes_new_routes_and_upstreams() {
     // On a connection from before, too.
     assert_eq!(client.get("/bytes/1").status(), 200);
     assert_eq!(client.get("/head").status(), 200);
-    assert_eq!(new.shared().served_count(), 1);
+    assert_eq!(new.shared().served(1).len(), 1);
     drop(client);
     let records = calltap.finish(4);
     records[2].expect(json!({ "upstream.cluster": "new", "http.route": "/bytes/{n}" }));

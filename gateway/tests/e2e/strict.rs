@@ -84,6 +84,34 @@ fn an_absolute_target_reaches_the_origin_without_its_host() {
         .expect(json!({ "url.path": "/head", "url.query": "a=1" }));
 }
 
+/// What a head beyond the parser's own bounds is answered; it makes no call.
+#[track_caller]
+fn unparsed(target: &str, headers: &str, status: u16) {
+    let backend = Backend::start();
+    let config = "limits.uri_max_bytes = 65534\nlimits.header_max_bytes = 1048575";
+    let calltap = Calltap::start(&simple(config, backend.address()));
+    let mut client = Client::connect(calltap.address());
+    client.send(format!(
+        "GET {target} HTTP/1.1\r\nHost: api.test\r\n{headers}\r\n"
+    ));
+    assert_eq!(client.response("GET").status(), status);
+    drop(client);
+    let record = calltap.finish_one();
+    match status {
+        400 => record.expect(json!({ "kind": "connection", "error.type": "bad_request" })),
+        _ => record.expect(json!({ "kind": "call", "http.response.status_code": status })),
+    };
+}
+
+#[test]
+fn the_parser_has_bounds_of_its_own() {
+    let target = |length: usize| format!("/{}", "a".repeat(length - 1));
+    unparsed(&target(65_534), "", 404);
+    unparsed(&target(65_535), "", 400);
+    unparsed("/nothing", &"a: b\r\n".repeat(255), 404);
+    unparsed("/nothing", &"a: b\r\n".repeat(256), 400);
+}
+
 #[test]
 fn chunks_that_are_none_are_a_bad_request() {
     let backend = Backend::start();
