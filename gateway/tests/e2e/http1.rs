@@ -337,7 +337,9 @@ fn connection_close_is_obeyed_on_both_sides() {
     assert_eq!((served[0].connection, served[1].connection), (1, 2));
     let records = calltap.finish(2);
     expect_bytes(&records[0], request.len(), &response, &served[0]);
-    records[0].expect(json!({ "client.tcp.close": "fin_local", "upstream.tcp.close": "fin_peer" }));
+    records[0].expect(json!({ "client.tcp.close": "fin_local" }));
+    // Both know that the connection ends here, and either may be first to close it.
+    assert!(records[0].text("upstream.tcp.close").starts_with("fin_"));
     records[1].expect(json!({
         "http.response.body.size": 13,
         "upstream.wire.bytes_in": served[1].bytes_out,
