@@ -256,7 +256,7 @@ fn compare(record: &Record, packets: &[Packet], server: SocketAddr) {
     };
     let sum = |from_client: bool, what: fn(&Packet) -> u64| of(from_client).map(what).sum::<u64>();
     let request = of(true).next().expect("a request");
-    let end = of(true).last().expect("a request");
+    let end = of(true).next_back().expect("a request");
     let texts = [
         ("network.peer.address", syn.from.ip().to_string()),
         ("network.local.address", server.ip().to_string()),
