@@ -10,5 +10,6 @@ mod http1;
 mod identity;
 mod load;
 mod process;
+mod protocols;
 mod strict;
 mod tap_modes;
