@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry};
+use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry, Sharing};
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{SocketSnapshot, StreamRange};
@@ -206,10 +206,17 @@ impl Pipeline {
     ) {
         match entry {
             Entry::Call(Finished {
-                exchange,
+                mut exchange,
                 client,
                 late,
             }) => {
+                if exchange.client.sharing == Sharing::Multiplexed
+                    && let Some(ledger) = client.socket.ledger()
+                {
+                    // The frames of the response leave after the call's end, with a task of the
+                    // connection's. A ledger still tells when the connection is gone.
+                    exchange.client.end = ledger.counters(now);
+                }
                 join.take(exchange, Settling { client, late }, now);
             }
             Entry::Connection(ended) => {

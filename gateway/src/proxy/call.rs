@@ -91,6 +91,10 @@ impl Call {
         if connection.is_multiplexed() {
             client.sharing = Sharing::Multiplexed;
             client.begin = connection.counters(head_read_ns);
+            if connection.streams.is_empty() {
+                // Nobody else was sending: the request's own bytes count too.
+                client.begin.received = connection.before().received;
+            }
             connection.streams.open(stream);
         } else {
             connection.settle_previous();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
-use calltap_correlate::socket::{Counters, SocketSnapshot, StreamRange};
+use calltap_correlate::socket::{Counters, DirectionTotals, SocketSnapshot, StreamRange};
 use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -342,6 +342,13 @@ impl ClientConnection {
     /// HTTP/2: streams come and go. Only while none is open has the connection a deadline.
     pub(super) fn set_multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
+        if !self.secured {
+            // What has arrived already is the first request's, or its preface.
+            self.rest(Counters {
+                received: Some(DirectionTotals::default()),
+                ..Counters::default()
+            });
+        }
         self.rest_without_streams();
     }
 
@@ -445,6 +452,7 @@ impl ClientConnection {
         if !self.is_multiplexed() {
             self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
         } else if self.streams.is_empty() {
+            self.rest(self.counters(now_ns()));
             self.rest_without_streams();
         }
     }

@@ -13,7 +13,7 @@ use crate::common::calltap::{Calltap, Launch, simple};
 use crate::common::certificates::Authority;
 use crate::common::client::Client;
 use crate::common::record::Record;
-use crate::common::tap_if_possible;
+use crate::common::{tap_if_possible, tap_unavailable};
 
 /// What curl says of itself after a call with these arguments.
 fn curl(arguments: &[&str]) -> String {
@@ -57,6 +57,11 @@ fn http2_by_prior_knowledge_shares_its_connection() {
         "coverage": "ebpf", "attribution": "shared", "client.attribution_reason": "multiplexed",
         "client.socket.streams": 1, "upstream.attribution": "exact",
     }));
+    if tap_unavailable().is_none() {
+        // Preface, settings and the request; settings and the response with its seven bytes.
+        assert!(record.number("client.wire.bytes_in") > 24 + 9 + 9);
+        assert!(record.number("client.wire.bytes_out") > 9 + 9 + 9 + 7);
+    }
 }
 
 /// A call by curl to a TLS listener.
