@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::common::backend::Backend;
+use crate::common::backend::{Backend, Refusing};
 use crate::common::calltap::{Calltap, Launch, simple};
 use crate::common::certificates::Authority;
 use crate::common::client::{Client, Response};
@@ -386,7 +386,8 @@ fn a_client_that_leaves_while_the_backend_thinks_is_said_to_have() {
 
 #[test]
 fn a_refused_upstream_is_a_502() {
-    let refused = Backend::start().address();
+    let refusing = Refusing::start();
+    let refused = refusing.address();
     let calltap = Calltap::start(&simple(tap_if_possible(), refused));
     let mut client = Client::connect(calltap.address());
     let response = client.get("/x");

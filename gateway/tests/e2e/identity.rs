@@ -186,7 +186,7 @@ fn ask(request: &str) -> (Response, Record, Option<Served>) {
     let response = client.response(request.split(' ').next().expect("a method"));
     drop(client);
     let record = calltap.finish_one();
-    let served = match backend.shared().served_count() {
+    let served = match backend.shared().arrived() {
         0 => None,
         _ => backend.shared().served(1).pop(),
     };

@@ -6,6 +6,7 @@
 
 mod common;
 mod failures;
+mod grpc;
 mod http1;
 mod identity;
 mod load;
@@ -13,3 +14,4 @@ mod process;
 mod protocols;
 mod strict;
 mod tap_modes;
+mod upstreams;

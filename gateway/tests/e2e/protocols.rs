@@ -141,6 +141,64 @@ fn an_upgraded_connection_is_one_call_until_it_closes() {
 }
 
 #[test]
+fn an_event_reaches_the_client_before_the_next_one_exists() {
+    let (backend, calltap) = start("");
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /events HTTP/1.1\r\nHost: api.test\r\nAccept: text/event-stream\r\n\r\n");
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    let first = client.wire().exactly(18).expect("an event");
+    assert_eq!(first, b"D\r\ndata: first\n\n\r\n");
+    assert!(calltap.records_now().is_empty(), "the call is not over");
+    backend.shared().open_gate();
+    let rest = client.wire().exactly(24).expect("the rest");
+    assert_eq!(rest, b"E\r\ndata: second\n\n\r\n0\r\n\r\n");
+    let taken = client.wire().taken();
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({ "http.response.body.size": 27, "error.type": null }));
+    record.expect_if_tapped(json!({ "client.wire.bytes_out": taken }));
+    if tap_unavailable().is_none() {
+        record.expect_exact();
+    }
+}
+
+#[test]
+fn an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() {
+    let backend = Backend::start();
+    let config = simple(tap_if_possible(), backend.address()).replace("127.0.0.1:0", "[::]:0");
+    let calltap = Calltap::start(&config);
+    let port = calltap.address().port();
+    let mut v4 = Client::connect(([127, 0, 0, 1], port).into());
+    let mut v6 = Client::connect((std::net::Ipv6Addr::LOCALHOST, port).into());
+    let (v4_port, v6_port) = (v4.local().port(), v6.local().port());
+    assert_eq!(v4.get("/bytes/1").status(), 200);
+    assert_eq!(v6.get("/bytes/1").status(), 200);
+    drop((v4, v6));
+    let records = calltap.finish(2);
+    records[0].expect(json!({
+        "network.type": "ipv4",
+        "network.peer.address": "127.0.0.1", "network.peer.port": v4_port,
+        "network.local.address": "127.0.0.1", "network.local.port": port,
+        "client.address": "127.0.0.1",
+    }));
+    records[1].expect(json!({
+        "network.type": "ipv6",
+        "network.peer.address": "::1", "network.peer.port": v6_port,
+        "network.local.address": "::1", "network.local.port": port,
+        "client.address": "::1",
+    }));
+    records[0].expect_if_tapped(json!({ "client.syn.options": "mss,sok,ts,nop,ws" }));
+    if tap_unavailable().is_none() {
+        records.iter().for_each(|record| {
+            record.expect_exact();
+        });
+        assert!(records[0].text("client.syn.p0f").starts_with("4:"));
+        assert!(records[1].text("client.syn.p0f").starts_with("6:"));
+    }
+}
+
+#[test]
 fn a_unix_socket_has_no_packets_to_speak_of() {
     let launch = Launch::new();
     let listener = UnixListener::bind(launch.directory().join("app.sock")).expect("a socket");

@@ -26,7 +26,7 @@ fn refused(request: &str, status: u16, error_type: &str) {
         "http.response.status_code": status,
         "error.type": error_type,
     }));
-    assert_eq!(backend.shared().served_count(), 0, "{request:?}");
+    assert_eq!(backend.shared().arrived(), 0, "{request:?}");
 }
 
 #[test]

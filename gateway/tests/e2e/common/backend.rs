@@ -10,6 +10,7 @@
 //! | `/early` | answers 413 without reading the body, and closes |
 //! | `/http10` | answers as HTTP/1.0, the end of the body is the end of the connection |
 //! | `/close` | answers and closes |
+//! | `/hang-up` | answers, does not say that it will close, and closes |
 //! | `/gated` | promises 10 bytes, sends 5, and the rest when the test opens the gate |
 //! | `/events` | an event, and a second one when the test opens the gate |
 //! | `/silent` | never answers |
@@ -17,11 +18,14 @@
 //! | `/reset`, `/half-reset` | resets the connection, at once or in the middle of the response |
 //! | `/half-close` | closes the connection in the middle of the response |
 //! | `/garbage` | answers what is not HTTP |
+//! | `/health` | answers 200, or 503 while the test says that it is sick |
 //! | `/upgrade` | 101, then echoes what comes |
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -57,6 +61,7 @@ pub(crate) struct Shared {
     connections: Mutex<usize>,
     gate: Mutex<bool>,
     gate_opened: Condvar,
+    sick: AtomicBool,
 }
 
 impl Backend {
@@ -103,6 +108,29 @@ impl Backend {
     }
 }
 
+/// A port that nobody else can take and nobody listens on: connections are refused.
+pub(crate) struct Refusing {
+    address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl Refusing {
+    pub(crate) fn start() -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let address = getsockname(&socket).expect("bound");
+        Self {
+            address: address.try_into().expect("an address"),
+            _socket: socket,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 impl Drop for Backend {
     fn drop(&mut self) {
         // Wakes the accepting thread, which a close would not.
@@ -120,9 +148,9 @@ impl Shared {
         })
     }
 
-    /// How many requests were answered so far.
-    pub(crate) fn served_count(&self) -> usize {
-        self.served.lock().expect("no panic").len()
+    /// How many requests have arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        self.asked.lock().expect("no panic").len()
     }
 
     /// Waits until a request for this path has arrived.
@@ -137,6 +165,17 @@ impl Shared {
     pub(crate) fn open_gate(&self) {
         *self.gate.lock().expect("no panic") = true;
         self.gate_opened.notify_all();
+    }
+
+    /// Whether `/health` is to answer 503.
+    pub(crate) fn set_sick(&self, sick: bool) {
+        self.sick.store(sick, Relaxed);
+    }
+
+    /// How many requests for this path have arrived.
+    pub(crate) fn asked_count(&self, path: &str) -> usize {
+        let asked = self.asked.lock().expect("no panic");
+        asked.iter().filter(|asked| *asked == path).count()
     }
 
     fn pass_gate(&self) {
@@ -210,6 +249,10 @@ fn answer<S: Read + Write>(
     let is_head = served.head.word(0) == "HEAD";
     match name {
         "echo" => ok(wire, &served.body)?,
+        "health" if shared.sick.load(Relaxed) => {
+            wire.send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
+        }
+        "health" => ok(wire, b"")?,
         "head" => ok(wire, served.head.text.as_bytes())?,
         "bytes" if is_head => {
             wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {argument}\r\n\r\n"))?;
@@ -240,6 +283,10 @@ fn answer<S: Read + Write>(
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
             shared.pass_gate();
             wire.send("-last")?;
+        }
+        "hang-up" => {
+            ok(wire, b"bye\n")?;
+            return Ok(Break(()));
         }
         "events" => {
             wire.send(

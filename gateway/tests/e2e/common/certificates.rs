@@ -10,6 +10,7 @@ use rcgen::{
 /// An authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    pem: String,
 }
 
 impl Authority {
@@ -20,9 +21,16 @@ impl Authority {
         params
             .distinguished_name
             .push(DnType::CommonName, "calltap test authority");
+        let certificate = params.self_signed(&key).expect("signed");
         Self {
+            pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// Writes its own certificate.
+    pub(crate) fn write(&self, path: &Path) {
+        fs::write(path, &self.pem).expect("written");
     }
 
     /// Writes a certificate for `name`, good for servers and clients, as `{stem}.pem` and
