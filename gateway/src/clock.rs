@@ -6,8 +6,7 @@ use calltap_correlate::join::WallClock;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub(crate) fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    calltap_tap::monotonic_ns()
 }
 
 /// What turns monotonic times into wall time, as of now. Read anew from time to time, since the

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use calltap_correlate::exchange::Leg;
 use calltap_correlate::socket::{Counters, Coverage, SocketCookie, SocketIdentity};
 use calltap_tap::{Ledger, Tap};
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
 
 /// How sockets are watched, as it turned out at start.
 #[derive(Clone)]
@@ -131,6 +133,17 @@ impl Socket {
             ..Leg::default()
         }
     }
+}
+
+/// What Pingora carries along with a stream of ours, to every hook that sees the stream's digest.
+pub(crate) fn carry<T: Send + Sync + 'static>(connection: Arc<T>) -> ProxyDigest {
+    let unused = ResponseHeader::build_no_case(200, None).expect("200 is a status");
+    ProxyDigest::new(Box::new(unused), Some(Box::new(connection)))
+}
+
+/// The connection that a digest carries, if it is one of this kind.
+pub(crate) fn carried<T: Send + Sync + 'static>(digest: &ProxyDigest) -> Option<&Arc<T>> {
+    digest.user_data.as_ref()?.downcast_ref()
 }
 
 /// The calls open on a connection that several share (HTTP/2).

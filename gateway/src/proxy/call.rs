@@ -599,11 +599,7 @@ impl Call {
             }
         }
         let sent_range = leg.sent_range.clone().filter(|range| !range.is_empty())?;
-        let acked = leg
-            .sent
-            .turns
-            .last()
-            .is_some_and(|turn| turn.ack.offset >= sent_range.end);
+        let acked = leg.sent.acked(sent_range.end);
         (!acked).then(|| remember(connection, sent_range))
     }
 }

@@ -32,7 +32,8 @@ use crate::account::Kind;
 use crate::clock::now_ns;
 use crate::config::Config;
 use crate::identity::{hops, redact::Secrets};
-use crate::server::{Shared, connection_of};
+use crate::server::{ClientConnection, Shared};
+use crate::socket::carried;
 use crate::upstream::Upstreams;
 
 use call::Call;
@@ -93,7 +94,9 @@ impl ProxyHttp for Gateway {
         let digest = session
             .digest()
             .and_then(|digest| digest.proxy_digest.clone());
-        let connection = connection_of(digest.as_deref())
+        let connection = digest
+            .as_deref()
+            .and_then(carried::<ClientConnection>)
             .cloned()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "a stream that is not ours"))?;
         let setup = self.setup.load_full();

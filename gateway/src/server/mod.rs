@@ -20,9 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashmap::DashMap;
 use pingora::apps::ServerApp;
-use pingora::http::ResponseHeader;
 use pingora::protocols::ALPN;
-use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpStream};
@@ -366,18 +364,4 @@ async fn begins_with_preface(wire: &Wire, connection: &ClientConnection) -> bool
     tokio::time::timeout(Duration::from_nanos(left), look)
         .await
         .unwrap_or(false)
-}
-
-/// Wraps a connection so that Pingora's session hands it to the proxy phases.
-fn digest_of(connection: Arc<ClientConnection>) -> Arc<ProxyDigest> {
-    let unused = ResponseHeader::build_no_case(200, None).expect("200 is a status");
-    Arc::new(ProxyDigest::new(
-        Box::new(unused),
-        Some(Box::new(connection)),
-    ))
-}
-
-/// The connection that a session's digest carries.
-pub(crate) fn connection_of(digest: Option<&ProxyDigest>) -> Option<&Arc<ClientConnection>> {
-    digest?.user_data.as_ref()?.downcast_ref()
 }

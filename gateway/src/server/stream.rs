@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{ClientConnection, Ended};
 use crate::clock::now_ns;
+use crate::socket::carry;
 use crate::tls::Observed;
 
 /// Small writes gather up to this many bytes before they go to the socket; a flush sends them at
@@ -339,7 +340,7 @@ impl GetProxyDigest for ClientStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         let digest = self
             .digest
-            .get_or_init(|| super::digest_of(self.connection.clone()));
+            .get_or_init(|| Arc::new(carry(self.connection.clone())));
         Some(digest.clone())
     }
 }

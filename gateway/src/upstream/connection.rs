@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use calltap_correlate::socket::{Counters, SocketCookie};
 use calltap_tap::tcp_info;
-use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 
-use crate::socket::{Socket, Streams, TapSource};
+use crate::socket::{Socket, Streams, TapSource, carried, carry};
 
 /// One connection to an endpoint.
 #[derive(Debug)]
@@ -43,13 +42,12 @@ impl UpstreamConnection {
 
     /// What Pingora carries along with the stream.
     pub(crate) fn into_digest(self) -> ProxyDigest {
-        let unused = ResponseHeader::build_no_case(200, None).expect("200 is a status");
-        ProxyDigest::new(Box::new(unused), Some(Box::new(Arc::new(self))))
+        carry(Arc::new(self))
     }
 
     /// The connection that a digest carries, if it is one of ours.
     pub(crate) fn of(digest: &ProxyDigest) -> Option<&Arc<Self>> {
-        digest.user_data.as_ref()?.downcast_ref()
+        carried(digest)
     }
 
     /// A call takes it: the how manieth it is.
