@@ -8,7 +8,7 @@
 //! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
 //! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
 //! namespaces, [`raw_client`] speaks TCP by hand in them, [`cleanup`] takes away what was made,
-//! [`table`] prints. [`verify`], [`faults`], [`delays`] and [`cost`] are the four questions.
+//! [`table`] prints. [`verify`], [`faults`], [`delays`], [`truth`] and [`cost`] are the questions.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -25,5 +25,6 @@ pub mod plan;
 pub mod raw_client;
 pub mod records;
 pub mod table;
+pub mod truth;
 pub mod verify;
 pub mod wire;

@@ -1,0 +1,7 @@
+//! `loadtest truth`: is what a record says of the packets what a capture of the packets says?
+//!
+//! Two halves that meet in a directory. [`evidence`] is what a scenario left there: captures of both
+//! sides of the gateway, the records, what the client asked. The playing half makes it, the judging
+//! half reads it and derives every field of every record anew, from the packets alone.
+
+pub mod evidence;
