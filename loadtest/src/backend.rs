@@ -9,6 +9,11 @@
 //! | `/truncate/{n}` | promises `n` bytes, sends half, resets the connection |
 //! | `/held/{n}` | `n` pattern bytes, the second half only after a release of its `call` parameter |
 //! | `/release/{n}` | 204, and releases the call that `?of=` names |
+//! | `/events/{n}` | `n` server-sent events, `?every_ms=` apart |
+//! | `/socket` | upgrades to a WebSocket that sends every byte back, until either end says goodbye |
+//! | `/hangup/{n}` | promises `n` bytes, sends half, closes; nothing at all where `n` is 0 |
+//! | `/reset/{n}` | the same with a reset |
+//! | `/silent/{n}` | promises `n` bytes, sends half and no more, until the gateway leaves; nothing at all where `n` is 0 |
 //!
 //! `?delay_ms=` sleeps before any answer, `?close=1` closes after it. One thread per connection,
 //! bounded by what the gateway opens; not for use outside tests.
@@ -30,6 +35,10 @@ const IDLE_MAX: Duration = Duration::from_secs(90);
 
 /// A held response that nobody releases breaks off after this time.
 const HELD_MAX: Duration = Duration::from_secs(5);
+
+/// The answer to the key of RFC 6455's example, the only one our clients send.
+const UPGRADED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Calls whose second half may go out.
 #[derive(Debug, Default)]
@@ -216,6 +225,29 @@ fn answer<S: Read + Write>(
             response.status = 500;
             response.text(wire, "the body did not arrive as it was sent\n")?;
         }
+        "events" => {
+            let pause = Duration::from_millis(number("every_ms").unwrap_or(0));
+            response.events(wire, argument, pause)?;
+        }
+        "socket" => {
+            wire.write(UPGRADED.as_bytes())?;
+            echo(wire)?;
+            return Ok(ControlFlow::Break(()));
+        }
+        "hangup" | "reset" | "silent" => {
+            if argument > 0 {
+                wire.write(response.head(Some(argument)).as_bytes())?;
+                wire.write_pattern(argument / 2)?;
+                // The gateway must have read the half before a reset throws away what is queued.
+                thread::sleep(Duration::from_millis(20));
+            }
+            match behaviour {
+                "reset" => rustix::net::sockopt::set_socket_linger(raw, Some(Duration::ZERO))?,
+                "silent" => drop(wire.wait_unread()),
+                _ => (),
+            }
+            return Ok(ControlFlow::Break(()));
+        }
         "truncate" => {
             wire.write(response.head(Some(argument)).as_bytes())?;
             wire.write_pattern(argument / 2)?;
@@ -234,6 +266,15 @@ fn answer<S: Read + Write>(
     } else {
         ControlFlow::Continue(())
     })
+}
+
+/// Sends back what comes, until the other end has no more to say.
+fn echo<S: Read + Write>(wire: &mut Wire<S>) -> io::Result<()> {
+    while wire.wait_unread()? {
+        let bytes = wire.take_unread();
+        wire.write(&bytes)?;
+    }
+    Ok(())
 }
 
 fn split(path: &str) -> (&str, u64) {
@@ -299,6 +340,23 @@ impl Response<'_> {
         crate::wire::fill_pattern(half, &mut rest);
         wire.write(&rest)?;
         Ok(true)
+    }
+
+    fn events<S: Read + Write>(
+        &self,
+        wire: &mut Wire<S>,
+        count: u64,
+        pause: Duration,
+    ) -> io::Result<()> {
+        let head = self.head(None);
+        let typed = head.replacen("\r\n", "\r\nContent-Type: text/event-stream\r\n", 1);
+        wire.write(typed.as_bytes())?;
+        for event in 0..count {
+            thread::sleep(pause);
+            let text = format!("id: {event}\ndata: the {event}th event\n\n");
+            wire.write(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())?;
+        }
+        wire.write(b"0\r\n\r\n")
     }
 
     fn chunked<S: Read + Write>(

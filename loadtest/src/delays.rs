@@ -6,7 +6,6 @@
 //! no more than [`OTHER_SHARE_MAX`] in any other. Medians over several pairs, no absolute times.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,7 +19,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::backend::{Backend, Transport};
-use crate::cleanup::Scratch;
+use crate::certificate::{Certificate, NAME};
 use crate::client;
 use crate::gateway::{Gateway, Setup};
 use crate::lab::{self, Lab};
@@ -38,8 +37,6 @@ pub const OTHER_SHARE_MAX: f64 = 0.02;
 /// Pairs of a calm and a delayed call whose medians are compared.
 pub const PAIRS: usize = 5;
 
-/// The name the TLS upstream's certificate bears.
-const UPSTREAM_NAME: &str = "upstream.test";
 /// Longer than any delay: the gateway must not re-send what is merely acknowledged late.
 const NO_RESEND_MS: u32 = 1_000;
 /// The receive buffer of a slow reader; the kernel doubles it.
@@ -214,7 +211,7 @@ struct Scene {
     backend: SocketAddr,
     tls_pause_ms: Arc<AtomicU64>,
     _backend: Backend,
-    _certificates: Option<Scratch>,
+    _certificate: Option<Certificate>,
 }
 
 fn measure(calltap: &Path, place: Place) -> anyhow::Result<Found> {
@@ -272,24 +269,24 @@ impl Scene {
             .upstream
             .run(|| TcpListener::bind((lab::UPSTREAM, 0)))??;
         let tls_pause_ms = Arc::new(AtomicU64::new(0));
-        let (transport, certificates) = match place {
+        let (transport, certificate) = match place {
             Place::SlowTls => {
-                let (config, directory) = certificate()?;
+                let certificate = Certificate::new()?;
+                let config = Arc::new(certificate.server(rustls::ALL_VERSIONS)?);
                 let pause_ms = tls_pause_ms.clone();
                 let pause =
                     Arc::new(move || Duration::from_millis(pause_ms.load(Ordering::Relaxed)));
-                (Transport::Tls { config, pause }, Some(directory))
+                (Transport::Tls { config, pause }, Some(certificate))
             }
             _ => (Transport::Plain, None),
         };
         let backend = Backend::serve(listener, transport)?;
         let address = backend.address();
-        let authority =
-            |directory: &Scratch| (directory.path().join("ca.pem"), UPSTREAM_NAME.to_owned());
+        let authority = |certificate: &Certificate| (certificate.authority(), NAME.to_owned());
         let gateway = Gateway::start(&Setup {
             tap: "ebpf",
             address: lab::GATEWAY,
-            backend_tls: certificates.as_ref().map(authority),
+            backend_tls: certificate.as_ref().map(authority),
             plain_routes: true,
             wrapper: lab.gateway.wrapper(),
             admin_namespace: Some(lab.gateway.clone()),
@@ -301,7 +298,7 @@ impl Scene {
             backend: address,
             tls_pause_ms,
             _backend: backend,
-            _certificates: certificates,
+            _certificate: certificate,
         })
     }
 
@@ -500,29 +497,6 @@ fn finish(wire: &mut Wire<TcpStream>) -> anyhow::Result<()> {
         head.status
     );
     Ok(())
-}
-
-/// A certificate for [`UPSTREAM_NAME`], and the directory that holds its authority as `ca.pem`.
-fn certificate() -> anyhow::Result<(Arc<rustls::ServerConfig>, Scratch)> {
-    let authority_key = rcgen::KeyPair::generate()?;
-    let mut authority = rcgen::CertificateParams::new(Vec::new())?;
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_pem = authority.self_signed(&authority_key)?.pem();
-    let issuer = rcgen::Issuer::new(authority, authority_key);
-    let key = rcgen::KeyPair::generate()?;
-    let leaf = rcgen::CertificateParams::new(vec![UPSTREAM_NAME.to_owned()])?;
-    let leaf = leaf.signed_by(&key, &issuer)?;
-    let directory = Scratch::new("calltap-delays-")?;
-    fs::write(directory.path().join("ca.pem"), authority_pem)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![leaf.der().clone()],
-            rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        )?;
-    Ok((Arc::new(config), directory))
 }
 
 fn median(mut values: Vec<i64>) -> i64 {

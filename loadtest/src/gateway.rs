@@ -48,6 +48,12 @@ pub struct Setup {
     pub backend: SocketAddr,
     /// The backend's authority and name, where it speaks TLS.
     pub backend_tls: Option<(PathBuf, String)>,
+    /// Further endpoints of the backend, after `backend`.
+    pub more_endpoints: Vec<SocketAddr>,
+    /// The certificate and key with which the first listener speaks TLS.
+    pub listener_tls: Option<(PathBuf, PathBuf)>,
+    /// Other keys than the defaults': table, key and value in TOML. `upstreams.backend` is a table.
+    pub keys: Vec<(&'static str, &'static str, String)>,
     /// One catch-all route only, where the mix of [`plan`](crate::plan) is not what is asked.
     pub plain_routes: bool,
     /// A program and its arguments that run calltap: `nsenter --net=...`, `unshare ...`.
@@ -70,6 +76,9 @@ impl Setup {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             backend,
             backend_tls: None,
+            more_endpoints: Vec::new(),
+            listener_tls: None,
+            keys: Vec::new(),
             plain_routes: false,
             wrapper: Vec::new(),
             admin_namespace: None,
@@ -401,6 +410,10 @@ fn configuration(
         text += &format!("workers = {workers}\n");
     }
     text += &format!("[[listeners]]\naddress = \"{plain}\"\n");
+    if let Some((certificate, key)) = &setup.listener_tls {
+        let (certificate, key) = (certificate.display(), key.display());
+        text += &format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n");
+    }
     text += &format!("[[listeners]]\naddress = \"{h2c}\"\nh2c = true\n");
     if setup.plain_routes {
         text += "[[routes]]\nname = \"all\"\npath = \"/{*rest}\"\nupstream = \"backend\"\n";
@@ -415,24 +428,52 @@ fn configuration(
         }
     }
     let backend = setup.backend;
-    text += &format!("[upstreams.backend]\nendpoints = [\"{backend}\"]\n");
+    let endpoints: Vec<String> = [backend]
+        .iter()
+        .chain(&setup.more_endpoints)
+        .map(|endpoint| format!("\"{endpoint}\""))
+        .collect();
+    let mut tables: Vec<(&str, String)> = vec![(
+        "upstreams.backend",
+        format!("endpoints = [{}]\n", endpoints.join(", ")),
+    )];
     if let Some((authority, name)) = &setup.backend_tls {
         let authority = authority.display();
-        text += &format!("tls = {{ server_name = \"{name}\", ca = \"{authority}\" }}\n");
+        tables[0].1 += &format!("tls = {{ server_name = \"{name}\", ca = \"{authority}\" }}\n");
     }
     if !setup.plain_routes {
-        text += &format!("[upstreams.dead]\nendpoints = [\"{dead}\"]\n");
-        text +=
-            &format!("[upstreams.half]\nendpoints = [\"{dead}\", \"{backend}\"]\nretries = 2\n");
+        tables.push(("upstreams.dead", format!("endpoints = [\"{dead}\"]\n")));
+        tables.push((
+            "upstreams.half",
+            format!("endpoints = [\"{dead}\", \"{backend}\"]\nretries = 2\n"),
+        ));
     }
-    text += &format!("[records]\npath = \"{}\"\n", setup.records);
-    text += "connections_per_s_max = 1000000\n";
-    if let Some(queue_max) = setup.queue_max {
-        text += &format!("queue_max = {queue_max}\n");
+    let queue_max = setup
+        .queue_max
+        .map(|count| format!("queue_max = {count}\n"));
+    tables.push((
+        "records",
+        format!(
+            "path = \"{}\"\nconnections_per_s_max = 1000000\n{}",
+            setup.records,
+            queue_max.unwrap_or_default()
+        ),
+    ));
+    let trusted = "trusted_peers = [\"127.0.0.0/8\", \"::1/128\", \"10.0.0.0/8\"]\n";
+    tables.push(("proxy", trusted.to_owned()));
+    tables.push(("tap", format!("mode = \"{}\"\n", setup.tap)));
+    tables.push(("admin", format!("address = \"{admin}\"\n")));
+    for (table, key, value) in &setup.keys {
+        let at = tables.iter().position(|(name, _)| name == table);
+        let at = at.unwrap_or_else(|| {
+            tables.push((table, String::new()));
+            tables.len() - 1
+        });
+        tables[at].1 += &format!("{key} = {value}\n");
     }
-    text += "[proxy]\ntrusted_peers = [\"127.0.0.0/8\", \"::1/128\", \"10.0.0.0/8\"]\n";
-    text += &format!("[tap]\nmode = \"{}\"\n", setup.tap);
-    text += &format!("[admin]\naddress = \"{admin}\"\n");
+    for (table, lines) in tables {
+        text += &format!("[{table}]\n{lines}");
+    }
     text
 }
 

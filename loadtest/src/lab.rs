@@ -38,7 +38,8 @@ pub struct Namespace {
 struct Removal(#[expect(dead_code, reason = "held for its Drop")] Guard);
 
 impl Namespace {
-    fn add(role: &str) -> anyhow::Result<Self> {
+    /// Makes one; `role` is a letter or two of its name.
+    pub fn add(role: &str) -> anyhow::Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("calltap-lab-{}-{serial}-{role}", process::id());
@@ -78,6 +79,55 @@ impl Namespace {
     /// Runs `ip` with these arguments inside.
     pub fn ip(&self, arguments: &[&str]) -> anyhow::Result<()> {
         run("ip", &[&["-n", &self.name], arguments].concat())
+    }
+
+    /// Runs `tc` with these arguments inside.
+    pub fn tc(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        run("tc", &[&["-n", &self.name], arguments].concat())
+    }
+
+    /// Turns off whatever makes packets on the wire differ from the stack's own on `device`, and has
+    /// checksums computed before a packet is seen by anybody.
+    pub fn no_offloads(&self, device: &str) -> anyhow::Result<()> {
+        let net = format!("--net={}", self.path());
+        let off = ["gso", "tso", "gro", "tx"]
+            .iter()
+            .flat_map(|what| [*what, "off"]);
+        let words: Vec<&str> = [&net, "ethtool", "-K", device]
+            .into_iter()
+            .chain(off)
+            .collect();
+        run("nsenter", &words)
+    }
+
+    /// Writes a file below `/proc/sys/net` of the namespace; the machine's own is another.
+    pub fn sysctl(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let path = format!("/proc/sys/net/{}", name.replace('.', "/"));
+        self.run(|| std::fs::write(&path, value))?
+            .with_context(|| format!("{path} = {value}"))
+    }
+
+    /// A command that will run inside, with the machine's own /sys.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path())).arg(program);
+        command
+    }
+
+    /// Joins `device` here to `other_device` in `other`, both down.
+    pub fn join(&self, device: &str, other: &Self, other_device: &str) -> anyhow::Result<()> {
+        self.ip(&[
+            "link",
+            "add",
+            device,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            other_device,
+            "netns",
+            &other.name,
+        ])
     }
 
     /// Loads an nftables rule set inside. It is part of the namespace and goes with it.
@@ -125,18 +175,7 @@ impl Lab {
         gateway: IpAddr,
         name: &str,
     ) -> anyhow::Result<()> {
-        host.ip(&[
-            "link",
-            "add",
-            name,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            name,
-            "netns",
-            &self.gateway.name,
-        ])?;
+        host.join(name, &self.gateway, name)?;
         for (end, own, other) in [(host, address, gateway), (&self.gateway, gateway, address)] {
             end.ip(&["addr", "add", &format!("{own}/24"), "dev", name])?;
             end.ip(&["link", "set", name, "up"])?;

@@ -15,6 +15,9 @@ use calltap_loadtest::delays::{self, Found, Place};
 use calltap_loadtest::faults;
 use calltap_loadtest::gateway;
 use calltap_loadtest::lab;
+use calltap_loadtest::truth::evidence::Family;
+use calltap_loadtest::truth::run::{self, Wanted};
+use calltap_loadtest::truth::scenes::SCENARIOS;
 use calltap_loadtest::verify::{self, Load, Running};
 use clap::{Args, Parser, Subcommand};
 
@@ -34,6 +37,8 @@ enum Command {
     Delays(DelaysArgs),
     /// Measures CPU time per call with tap and records on and off, and the BPF programs' run time
     Cost(CostArgs),
+    /// Plays scenarios between hosts of its own and leaves captures and records of each
+    Truth(TruthArgs),
     /// Serves the behaviours that the other commands call, until it is killed
     Backend {
         /// Address to listen on; port 0 for a free one
@@ -111,6 +116,31 @@ struct CostArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct TruthArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Only this scenario; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// Only these addresses; may be given several times
+    #[arg(long, value_parser = ["v4", "v6", "mapped"])]
+    family: Vec<String>,
+    /// Calls for each scenario and family, at least
+    #[arg(long, default_value_t = 200)]
+    calls: usize,
+    /// Repeats the same calls
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep what was captured and recorded below this directory
+    #[arg(long)]
+    keep: PathBuf,
+    /// List the scenarios and play none
+    #[arg(long)]
+    list: bool,
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     cleanup::undo_on_signal();
@@ -118,6 +148,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => verify(arguments),
         Command::Delays(arguments) => delays(&arguments),
         Command::Cost(arguments) => cost(&arguments),
+        Command::Truth(arguments) => truth(arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -180,6 +211,61 @@ fn delays(arguments: &DelaysArgs) -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
+    if arguments.list {
+        for scenario in SCENARIOS {
+            println!("{:24} {}", scenario.name, scenario.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let family = |family: &Family| {
+        arguments.family.is_empty()
+            || arguments
+                .family
+                .iter()
+                .any(|name| name == run::family_name(*family))
+    };
+    let wanted = Wanted {
+        only: arguments.only.clone(),
+        families: [Family::V4, Family::V6, Family::Mapped]
+            .into_iter()
+            .filter(family)
+            .collect(),
+        calls: arguments.calls,
+        seed: arguments.seed,
+        keep: Some(arguments.keep.clone()),
+    };
+    let mut failed = false;
+    run::play(
+        &wanted,
+        &calltap(arguments.calltap)?,
+        |scenario, family, evidence| {
+            let family = run::family_name(family);
+            match evidence.and_then(|evidence| evidence.scene()) {
+                Ok(scene) => {
+                    let complete = scene.asked.iter().filter(|asked| asked.complete).count();
+                    let (asked, lost) = (scene.asked.len(), scene.capture_drops);
+                    failed |= lost > 0;
+                    println!(
+                        "{} {family}: {asked} calls, {complete} complete, {lost} packets not captured",
+                        scenario.name
+                    );
+                }
+                Err(error) => {
+                    failed = true;
+                    println!("{} {family}: failed: {error:#}", scenario.name);
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     })
 }
 

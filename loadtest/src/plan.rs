@@ -166,7 +166,7 @@ pub struct Reach {
 /// Draws sessions with `calls` calls in all, and about one failed connection per thirty calls.
 pub fn draw(calls: usize, seed: u64, run: &str, reach: Reach) -> VecDeque<Session> {
     let mut draw = Draw {
-        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        random: Random::new(seed),
         serial: 0,
         run,
     };
@@ -481,10 +481,16 @@ impl Call {
 }
 
 /// A xorshift generator: repeatable, and no dependency.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    /// Repeatable: the same seed gives the same numbers.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -492,7 +498,8 @@ impl Random {
         (self.0 >> 32) % bound.max(1)
     }
 
-    fn index(&mut self, bound: usize) -> usize {
+    /// The same, for what is indexed.
+    pub fn index(&mut self, bound: usize) -> usize {
         usize::try_from(self.below(bound as u64)).unwrap_or(0)
     }
 }

@@ -234,6 +234,18 @@ impl<S: Read + Write> Wire<S> {
         Ok(self.has_unread() || self.fill()? > 0)
     }
 
+    /// Takes the bytes that arrived and that no message read so far owns.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        let bytes = self.unread[self.unread_from..].to_vec();
+        self.consume(bytes.len());
+        bytes
+    }
+
+    /// The socket, for what is not HTTP.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// Reads a request head; `None` when the connection ended before its first byte.
     pub fn read_request(&mut self) -> io::Result<Option<RequestHead>> {
         let Some(head) = self.read_head()? else {

@@ -3,5 +3,14 @@
 //! Two halves that meet in a directory. [`evidence`] is what a scenario left there: captures of both
 //! sides of the gateway, the records, what the client asked. The playing half makes it, the judging
 //! half reads it and derives every field of every record anew, from the packets alone.
+//!
+//! The playing half: [`ground`] is the hosts and [`capture`] listens to their cables; [`caller`] is
+//! their clients; [`stage`] plays one of the [`scenes`] and [`run`] all of them.
 
+pub mod caller;
+pub mod capture;
 pub mod evidence;
+pub mod ground;
+pub mod run;
+pub mod scenes;
+pub mod stage;
