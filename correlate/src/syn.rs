@@ -3,8 +3,8 @@
 //! Reads the IP and TCP headers of one SYN as they arrived. Names no operating system: it prints
 //! the signature and leaves the guessing to whoever owns a database.
 //!
-//! Over 1,500 made-up SYNs the signature was that of p0f 3.09b but for two quirks, which p0f
-//! describes and seldom (`ack+`) or never (`opt+`) prints.
+//! The signature is the one that p0f 3.09b prints, also where p0f's own page on its signatures says
+//! otherwise, because signatures are there to be compared. `tests/p0f.rs` asks the real one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -83,17 +83,15 @@ impl Syn {
             (ip.reserved_bit, "0+"),
             (ip.flow_label, "flow"),
             (!nonzero(4..8), "seq-"),
-            (nonzero(8..12), "ack+"),
+            // p0f looks at this one bit of the number and so misses every other client.
+            (fixed[8] & 1 != 0, "ack+"),
             (nonzero(18..20) && flags & URG == 0, "uptr+"),
             (flags & URG != 0, "urgf+"),
             (flags & PSH != 0, "pushf+"),
-            (options.own_timestamp == Some(0), "ts1-"),
-            (options.echoed_timestamp.is_some_and(|ts| ts != 0), "ts2+"),
+            (options.zero_timestamp, "ts1-"),
+            (options.nonzero_echo, "ts2+"),
             (options.nonzero_padding, "opt+"),
-            (
-                options.wscale.is_some_and(|scale| scale > WSCALE_MAX),
-                "exws",
-            ),
+            (options.excessive_wscale, "exws"),
             (options.malformed, "bad"),
         ];
 
@@ -105,8 +103,7 @@ impl Syn {
         } else {
             p0f.push('?');
         }
-        let mss = options.mss.unwrap_or(0);
-        let _ = write!(p0f, ":{}:{mss}:", ip.option_bytes);
+        let _ = write!(p0f, ":{}:{}:", ip.option_bytes, options.mss_shown);
         match multiple(window, &ip, tcp_header_bytes, &options) {
             Some((unit, times)) => {
                 let _ = write!(p0f, "{unit}*{times}");
@@ -115,8 +112,7 @@ impl Syn {
                 let _ = write!(p0f, "{window}");
             }
         }
-        let wscale = options.wscale.unwrap_or(0);
-        let _ = write!(p0f, ",{wscale}:{}:", options.layout);
+        let _ = write!(p0f, ",{}:{}:", options.wscale_shown, options.layout);
         let mut separator = "";
         for (_, name) in quirks.iter().filter(|(present, _)| *present) {
             p0f.push_str(separator);
@@ -148,13 +144,13 @@ fn multiple(
     tcp_header_bytes: usize,
     options: &Options,
 ) -> Option<(&'static str, u16)> {
-    let mss = options.mss.filter(|mss| *mss >= MSS_MIN_FOR_MULTIPLE)?;
-    if window == 0 {
+    let mss = options.mss_shown;
+    if window == 0 || mss < MSS_MIN_FOR_MULTIPLE {
         return None;
     }
     let v6 = ip.df.is_none();
     let headers = u16::try_from(ip.header_bytes + tcp_header_bytes).unwrap_or(u16::MAX);
-    let stamped = options.own_timestamp.is_some_and(|ts| ts != 0);
+    let stamped = options.own_timestamp != 0;
     [
         (true, "mss", mss),
         (stamped, "mss", mss - 12),
@@ -248,13 +244,24 @@ fn end_of_extensions(headers: &[u8], mut next: u8) -> Option<usize> {
     Some(at)
 }
 
+/// TCP options the way p0f reads them, which is not quite the way a kernel does: an option of a
+/// known kind has its usual length whatever length it claims, and reading goes on behind it.
 #[derive(Default)]
 struct Options {
     layout: String,
+    /// Well-formed ones only, and none behind a malformed option.
     mss: Option<u16>,
+    /// Like `mss`.
     wscale: Option<u8>,
-    own_timestamp: Option<u32>,
-    echoed_timestamp: Option<u32>,
+    /// What the signature shows, well-formed or not; 0 where there is none.
+    mss_shown: u16,
+    /// Like `mss_shown`.
+    wscale_shown: u8,
+    own_timestamp: u32,
+    // Of any option of the kind, where one comes twice.
+    zero_timestamp: bool,
+    nonzero_echo: bool,
+    excessive_wscale: bool,
     nonzero_padding: bool,
     malformed: bool,
 }
@@ -269,7 +276,10 @@ impl Options {
             match kind {
                 0 => {
                     let _ = write!(options.layout, "eol+{}", after.len());
-                    options.nonzero_padding = after.iter().any(|byte| *byte != 0);
+                    // p0f passes over the very last byte.
+                    options.nonzero_padding = after
+                        .split_last()
+                        .is_some_and(|(_, padding)| padding.iter().any(|byte| *byte != 0));
                     break;
                 }
                 1 => {
@@ -277,9 +287,6 @@ impl Options {
                     rest = after;
                     continue;
                 }
-                _ => {}
-            }
-            match kind {
                 2 => options.layout.push_str("mss"),
                 3 => options.layout.push_str("ws"),
                 4 => options.layout.push_str("sok"),
@@ -289,25 +296,51 @@ impl Options {
                     let _ = write!(options.layout, "?{kind}");
                 }
             }
-            let length = after.first().map_or(0, |length| usize::from(*length));
+            let claimed = after.first().map_or(0, |length| usize::from(*length));
+            let length = match kind {
+                2 => 4,
+                3 => 3,
+                4 => 2,
+                8 => 10,
+                // One to four blocks.
+                5 if !(10..=34).contains(&claimed) => 0,
+                // All options together have 40 bytes.
+                _ if claimed > 40 => 0,
+                _ => claimed,
+            };
             let Some(value) = rest.get(2..length) else {
                 options.malformed = true;
                 break;
             };
+            options.malformed |= claimed != length;
             match (kind, value) {
-                (2, [high, low]) => options.mss = Some(u16::from_be_bytes([*high, *low])),
-                (3, [scale]) => options.wscale = Some(*scale),
+                (2, [high, low]) => options.take_mss(u16::from_be_bytes([*high, *low])),
+                (3, [scale]) => options.take_wscale(*scale),
                 (8, [a, b, c, d, e, f, g, h]) => {
-                    options.own_timestamp = Some(u32::from_be_bytes([*a, *b, *c, *d]));
-                    options.echoed_timestamp = Some(u32::from_be_bytes([*e, *f, *g, *h]));
+                    options.own_timestamp = u32::from_be_bytes([*a, *b, *c, *d]);
+                    options.zero_timestamp |= options.own_timestamp == 0;
+                    options.nonzero_echo |= [*e, *f, *g, *h] != [0; 4];
                 }
-                (4, []) => {}
-                (2 | 3 | 4 | 8, _) => options.malformed = true,
                 _ => {}
             }
             rest = &rest[length..];
         }
         options
+    }
+
+    fn take_mss(&mut self, mss: u16) {
+        self.mss_shown = mss;
+        if !self.malformed {
+            self.mss = Some(mss);
+        }
+    }
+
+    fn take_wscale(&mut self, wscale: u8) {
+        self.wscale_shown = wscale;
+        self.excessive_wscale |= wscale > WSCALE_MAX;
+        if !self.malformed {
+            self.wscale = Some(wscale);
+        }
     }
 }
 
@@ -419,7 +452,7 @@ mod tests {
     fn a_crafted_packet_shows_every_quirk_it_has() {
         check(
             "4500003d 00008000 08060000 c0000201 c6336401
-             d431 01bb 00000000 00000001 a02a0400 fe300001
+             d431 01bb 00000000 01000000 a02a0400 fe300001
              020405b4 03030f08 0a000000 00000000 0100fe01",
             expect![[r#"
                 4:8+24:0:1460:1024,15:mss,ws,ts,eol+2:id-,0+,seq-,ack+,urgf+,pushf+,ts1-,ts2+,opt+,exws:+
@@ -444,7 +477,7 @@ mod tests {
             "4500002c d4310000 40060000 c0000201 c6336401
              d431 01bb 12345678 00000000 60020400 fe300000 02060102",
             expect![[r#"
-                4:64+0:0:0:1024,0:mss:bad:0
+                4:64+0:0:258:1024,0:mss:bad:0
                 ttl 64 hops Some(0) window 1024 wscale None mss None options mss df Some(false) ecn false dscp 0"#]],
         );
     }
