@@ -4,6 +4,7 @@
 
 use std::io;
 use std::mem::{offset_of, size_of};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use calltap_correlate::socket::{Counters, DirectionTotals, SocketCookie, SocketIdentity};
@@ -123,21 +124,34 @@ pub fn counters_if(fd: RawFd, cookie: SocketCookie, now_ns: u64) -> io::Result<C
 /// When the descriptor is no connected IP socket.
 pub fn identity(socket: impl AsFd) -> io::Result<SocketIdentity> {
     let socket = socket.as_fd();
-    Ok(SocketIdentity {
-        cookie: cookie_of(socket)?,
-        local: address(rustix::net::getsockname(socket)?)?,
-        peer: address(rustix::net::getpeername(socket)?.ok_or(io::ErrorKind::NotConnected)?)?,
+    Ok(identity_between(
+        cookie_of(socket)?,
+        address(rustix::net::getsockname(socket)?)?,
+        address(rustix::net::getpeername(socket)?.ok_or(io::ErrorKind::NotConnected)?)?,
+    ))
+}
+
+/// As [`identity`], of a socket whose ends are known: one that was reset has forgotten them.
+pub fn identity_between(
+    cookie: SocketCookie,
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> SocketIdentity {
+    SocketIdentity {
+        cookie,
+        local,
+        peer,
         syn_ns: None,
         established_ns: None,
         receive_base: None,
         send_base: None,
         peer_window_shift: None,
         syn_headers: SmallVec::new(),
-    })
+    }
 }
 
-fn address(any: SocketAddrAny) -> io::Result<std::net::SocketAddr> {
-    let mut address = std::net::SocketAddr::try_from(any)?;
+fn address(any: SocketAddrAny) -> io::Result<SocketAddr> {
+    let mut address = SocketAddr::try_from(any)?;
     address.set_ip(address.ip().to_canonical());
     Ok(address)
 }

@@ -231,6 +231,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Our end of an accepted connection. One that was reset meanwhile knows its address still, but its
+/// port no more.
+fn local_of(tcp: &TcpStream, listener: &Listener) -> SocketAddr {
+    let local = unmapped(tcp.local_addr().unwrap_or(listener.address));
+    SocketAddr::new(local.ip(), listener.address.port())
+}
+
 /// IPv4 clients of a dual-stack listener are IPv4 clients.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -250,11 +257,12 @@ async fn serve<A>(
     let tcp = Arc::new(tcp);
     let _ = tcp.set_nodelay(true);
     let cookie = tcp_info::cookie_of(tcp.as_ref()).ok();
-    let identity = || tcp_info::identity(tcp.as_ref()).ok();
+    let (local, peer) = (local_of(&tcp, listener), unmapped(peer));
+    let identity = || Some(tcp_info::identity_between(cookie?, local, peer));
     let accepted = Accepted {
         socket: Socket::of(&shared.tap, cookie, identity),
-        peer: unmapped(peer),
-        local: unmapped(tcp.local_addr().unwrap_or(listener.address)),
+        peer,
+        local,
         accepted_ns,
         secured: listener.tls.is_some(),
     };

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::backend::Backend;
@@ -63,6 +64,28 @@ fn tcp_info_knows_what_the_socket_itself_counts() {
     let (record, said) = second_call(Launch::new(), "tcp_info");
     expect_tcp_info(&record, "tap_mode");
     assert!(said.contains("tap: TCP_INFO"), "{said}");
+}
+
+#[test]
+fn a_client_that_is_gone_before_it_is_accepted_has_its_ports_all_the_same() {
+    let backend = Backend::start();
+    for mode in ["tcp_info", "off"] {
+        let config = simple(&format!("tap.mode = {mode:?}"), backend.address());
+        let calltap = Launch::new().start(&config);
+        calltap.signal(Signal::STOP);
+        let mut client = Client::connect(calltap.address());
+        client.send("GET /bytes/10 HTTP/1.1\r\nHost: api.test\r\n\r\n");
+        let port = client.local().port();
+        client.reset();
+        calltap.signal(Signal::CONT);
+        let listening = calltap.address().port();
+        let record = calltap.finish_one();
+        record.expect(json!({
+            "client.address": "127.0.0.1", "client.port": port,
+            "network.peer.address": "127.0.0.1", "network.peer.port": port,
+            "network.local.address": "127.0.0.1", "network.local.port": listening,
+        }));
+    }
 }
 
 #[test]
