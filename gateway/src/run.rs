@@ -130,7 +130,7 @@ fn start_tap(config: &TapConfig) -> anyhow::Result<(TapSource, Option<String>)> 
 /// An error with its causes; a cause that the error has already told is left out.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| in_one_line(&cause.to_string())) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
@@ -139,6 +139,11 @@ fn chain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// The kernel's reasons for refusing a program come in several.
+fn in_one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" | ")
 }
 
 fn bind(config: &Config, tap: &TapSource) -> anyhow::Result<Vec<Bound>> {

@@ -18,7 +18,7 @@ use calltap_correlate::socket::SocketCookie;
 
 pub use crate::cgroup::CgroupError;
 use crate::cgroup::Membership;
-use crate::doctor::KERNEL_MIN;
+use crate::doctor::{KERNEL_MIN, KernelVersion};
 use crate::ledger::Ledger;
 use crate::slots::{Slot, Slots};
 use crate::{layout, monotonic_ns};
@@ -102,6 +102,14 @@ pub enum TapError {
         /// What went wrong.
         source: MapError,
     },
+    /// The kernel refused something of the tap, and is older than what the tap's tests ran on.
+    #[error("Linux {found} cannot run the tap, {KERNEL_MIN} can")]
+    OldKernel {
+        /// The kernel that runs.
+        found: KernelVersion,
+        /// What it refused.
+        source: Box<TapError>,
+    },
     /// The ledgers could not be mapped.
     #[error("cannot map {bytes} bytes of ledgers: lower tap.sockets_max")]
     Memory {
@@ -168,6 +176,10 @@ impl Tap {
         if options.sockets_max == 0 {
             return Err(TapError::NoSockets);
         }
+        Self::made(options).map_err(|error| explained(error, KernelVersion::running()))
+    }
+
+    fn made(options: &TapOptions) -> Result<Self, TapError> {
         let mut ebpf = load(options.sockets_max)?;
         let Map::Array(ledgers) = map(&mut ebpf, "ledgers")? else {
             return Err(TapError::Object { name: "ledgers" });
@@ -512,6 +524,28 @@ fn receive_window_max() -> u32 {
     automatic.max(asked_for).clamp(FLOOR, 1 << 30)
 }
 
+/// Names the kernel where it explains a refusal. A lack of privilege is one on any kernel.
+fn explained(error: TapError, running: Option<KernelVersion>) -> TapError {
+    let refused = match &error {
+        TapError::Maps { source } => !is_denied(source),
+        TapError::Program { source, .. } | TapError::Attach { source, .. } => !is_denied(source),
+        _ => false,
+    };
+    match running {
+        Some(found) if refused && found < KERNEL_MIN => TapError::OldKernel {
+            found,
+            source: Box::new(error),
+        },
+        _ => error,
+    }
+}
+
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
 fn attach(ebpf: &mut Ebpf, membership: &Membership) -> Result<(), TapError> {
     let cgroup = membership.cgroup();
     let attach_error = |name| {
@@ -595,5 +629,36 @@ fn set_save_syn(listener: BorrowedFd<'_>) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_named_where_it_explains_a_refusal() {
+        let version = |major, minor| Some(KernelVersion { major, minor });
+        let said = |kind: io::ErrorKind, running| {
+            let source = ProgramError::SyscallError(SyscallError {
+                call: "bpf_prog_load",
+                io_error: kind.into(),
+            });
+            let name = "tap_ingress";
+            let error = TapError::Program { name, source };
+            explained(error, running).to_string()
+        };
+        let (invalid, denied) = (io::ErrorKind::InvalidInput, io::ErrorKind::PermissionDenied);
+        let old = said(invalid, version(5, 10));
+        assert_eq!(old, "Linux 5.10 cannot run the tap, 6.1 can");
+        for other in [
+            said(invalid, version(6, 1)),
+            said(invalid, None),
+            said(denied, version(5, 10)),
+        ] {
+            assert!(other.starts_with("cannot load the program"), "{other}");
+        }
     }
 }
