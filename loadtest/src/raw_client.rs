@@ -130,7 +130,7 @@ impl RawClient {
         segment.extend_from_slice(&[0; 4]);
         segment.extend_from_slice(options);
         segment.extend_from_slice(payload);
-        let sum = checksum(self.local.0, self.peer.0, &segment);
+        let sum = checksum(&self.local.0.octets(), &self.peer.0.octets(), &segment);
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
         rustix::net::send(&self.socket, &segment, SendFlags::empty())?;
         Ok(())
@@ -174,11 +174,13 @@ fn parse(packet: &[u8]) -> Option<Segment> {
     })
 }
 
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+/// Of a TCP segment between two addresses of either family, the segment's own field included: 0 where
+/// that is right.
+pub(crate) fn checksum(from: &[u8], to: &[u8], segment: &[u8]) -> u16 {
     let length = u16::try_from(segment.len())
         .unwrap_or(u16::MAX)
         .to_be_bytes();
-    let pseudo = [&from.octets()[..], &to.octets()[..], &[0, 6], &length[..]].concat();
+    let pseudo = [from, to, &[0, 6], &length[..]].concat();
     let mut sum = 0_u32;
     for pair in pseudo.chunks(2).chain(segment.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
@@ -202,14 +204,14 @@ mod tests {
 
     #[test]
     fn a_segment_with_its_checksum_sums_to_nothing() {
-        let (from, to) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let (from, to) = ([10, 0, 0, 1], [10, 0, 0, 2]);
         let mut segment = vec![
             0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 0xff, 0xff,
         ];
         segment.extend_from_slice(&[0, 0, 0, 0, b'o', b'd', b'd']);
-        let sum = checksum(from, to, &segment);
+        let sum = checksum(&from, &to, &segment);
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(checksum(from, to, &segment), 0);
+        assert_eq!(checksum(&from, &to, &segment), 0);
     }
 
     #[test]

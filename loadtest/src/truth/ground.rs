@@ -17,7 +17,7 @@ use crate::lab::Namespace;
 use crate::truth::evidence::Family;
 
 /// The device of the client and of each upstream.
-const OWN: &str = "own";
+pub const OWN: &str = "own";
 /// The gateway's device towards clients, and the middle's at the other end.
 pub const FRONT: &str = "front";
 /// The gateway's device towards upstreams, and the middle's at the other end.

@@ -22,6 +22,8 @@ use crate::truth::ground::{BACK, FRONT, Ground};
 pub const WHOLE: u32 = 262_144;
 /// Enough of a packet for a head of ours and what lies below it.
 pub const HEADS: u32 = 700;
+/// Enough of a packet to find it again in another capture.
+const HEADERS: u32 = 160;
 /// A gateway that is not at rest by then has lost a call. Longer than `settle.max_s`.
 const REST_MAX: Duration = Duration::from_secs(45);
 
@@ -125,32 +127,17 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
     let secrets = Secrets::create(&evidence.file("keys.log"))?;
 
     let (upstreams, _backends) = upstreams(part, &ground, &certificate, &secrets)?;
-    let captures = [
-        Capture::start(
-            &ground.gateway,
-            FRONT,
-            &evidence.file("front.pcap"),
-            setting.snap,
-        )?,
-        Capture::start(
-            &ground.middle,
-            FRONT,
-            &evidence.file("front-far.pcap"),
-            setting.snap,
-        )?,
-        Capture::start(
-            &ground.gateway,
-            BACK,
-            &evidence.file("back.pcap"),
-            setting.snap,
-        )?,
-        Capture::start(
-            &ground.middle,
-            BACK,
-            &evidence.file("back-far.pcap"),
-            setting.snap,
-        )?,
-    ];
+    let mut captures = Vec::new();
+    for device in [FRONT, BACK] {
+        // The far one comes first, so that it saw whatever the near one saw.
+        for (host, far, snap) in [
+            (&ground.middle, "-far", HEADERS.min(setting.snap)),
+            (&ground.gateway, "", setting.snap),
+        ] {
+            let file = evidence.file(&format!("{device}{far}.pcap"));
+            captures.push(Capture::start(host, device, &file, snap)?);
+        }
+    }
     let gateway = Gateway::start(&setup(part, calltap, &ground, &certificate, &upstreams)?)?;
     let port = match setting.front {
         Carried::H2c => gateway.h2c().port(),

@@ -1,9 +1,12 @@
 //! All scenarios: what is played, in what, and how.
 
 use crate::truth::evidence::Family;
-use crate::truth::stage::{Play, Setting};
+use crate::truth::stage::{HEADS, Play, Setting};
 
+mod endings;
+mod impaired;
 mod plain;
+mod secure;
 
 /// One scenario.
 pub struct Scenario {
@@ -27,12 +30,286 @@ pub struct Scenario {
 const ALL: &[Family] = &[Family::V4, Family::V6, Family::Mapped];
 
 /// All of them, the simplest first.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "keep-alive",
-    about: "calls one after the other on connections that stay",
-    families: ALL,
-    seconds: 2,
-    in_tests: true,
-    setting: Setting::default,
-    play: plain::keep_alive,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "keep-alive",
+        about: "calls one after the other on connections that stay",
+        families: ALL,
+        seconds: 2,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::keep_alive,
+    },
+    Scenario {
+        name: "pipelining",
+        about: "five requests in one write",
+        families: ALL,
+        seconds: 2,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::pipelining,
+    },
+    Scenario {
+        name: "sizes",
+        about: "1 B to 50 MB, down and up",
+        families: ALL,
+        seconds: 20,
+        in_tests: false,
+        setting: heads,
+        play: plain::sizes,
+    },
+    Scenario {
+        name: "chunked",
+        about: "chunked bodies both ways, with and without trailers",
+        families: ALL,
+        seconds: 3,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::chunked,
+    },
+    Scenario {
+        name: "100-continue",
+        about: "uploads that wait to be asked for",
+        families: ALL,
+        seconds: 2,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::expect_continue,
+    },
+    Scenario {
+        name: "events",
+        about: "server-sent events, some for 30 s",
+        families: ALL,
+        seconds: 32,
+        in_tests: false,
+        setting: Setting::default,
+        play: plain::events,
+    },
+    Scenario {
+        name: "websocket",
+        about: "WebSockets that send back what they are sent",
+        families: ALL,
+        seconds: 3,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::websocket,
+    },
+    Scenario {
+        name: "slow-reader",
+        about: "clients that read in sips until their window closes",
+        families: ALL,
+        seconds: 10,
+        in_tests: false,
+        setting: heads,
+        play: plain::slow_reader,
+    },
+    Scenario {
+        name: "few-upstreams",
+        about: "many clients over few upstream connections",
+        families: ALL,
+        seconds: 2,
+        in_tests: true,
+        setting: Setting::default,
+        play: plain::few_upstreams,
+    },
+    Scenario {
+        name: "loss-0.5",
+        about: "0.5 % loss each way on each leg",
+        families: ALL,
+        seconds: 20,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::loss_half_percent,
+    },
+    Scenario {
+        name: "loss-2",
+        about: "2 % loss each way on each leg",
+        families: ALL,
+        seconds: 40,
+        in_tests: true,
+        setting: Setting::default,
+        play: impaired::loss_2_percent,
+    },
+    Scenario {
+        name: "loss-10",
+        about: "10 % loss each way on each leg",
+        families: ALL,
+        seconds: 60,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::loss_10_percent,
+    },
+    Scenario {
+        name: "lost-third-acks",
+        about: "every other handshake loses its third packet, on both legs",
+        families: ALL,
+        seconds: 5,
+        in_tests: true,
+        setting: Setting::default,
+        play: impaired::lost_third_acks,
+    },
+    Scenario {
+        name: "lost-tails",
+        about: "last segments are lost, on both legs",
+        families: ALL,
+        seconds: 30,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::lost_tails,
+    },
+    Scenario {
+        name: "bottleneck-front",
+        about: "1 Mbit/s towards the client",
+        families: ALL,
+        seconds: 20,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::bottleneck_front,
+    },
+    Scenario {
+        name: "bottleneck-back",
+        about: "1 Mbit/s towards the upstream",
+        families: ALL,
+        seconds: 20,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::bottleneck_back,
+    },
+    Scenario {
+        name: "round-trip",
+        about: "50 ms there and back on each leg",
+        families: ALL,
+        seconds: 10,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::round_trip,
+    },
+    Scenario {
+        name: "twice-and-late",
+        about: "packets come twice, late, and in another order",
+        families: ALL,
+        seconds: 10,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::twice_and_late,
+    },
+    Scenario {
+        name: "forged",
+        about: "segments, resets and acknowledgements that nobody of the connection sent",
+        families: ALL,
+        seconds: 5,
+        in_tests: false,
+        setting: Setting::default,
+        play: impaired::forged,
+    },
+    Scenario {
+        name: "client-fin",
+        about: "clients close before, during and after the response",
+        families: ALL,
+        seconds: 5,
+        in_tests: false,
+        setting: heads,
+        play: endings::client_fin,
+    },
+    Scenario {
+        name: "client-reset",
+        about: "clients reset before, during and after the response",
+        families: ALL,
+        seconds: 5,
+        in_tests: false,
+        setting: heads,
+        play: endings::client_reset,
+    },
+    Scenario {
+        name: "upstream-fin",
+        about: "upstreams close before and during the response",
+        families: ALL,
+        seconds: 3,
+        in_tests: true,
+        setting: Setting::default,
+        play: endings::upstream_fin,
+    },
+    Scenario {
+        name: "upstream-reset",
+        about: "upstreams reset before and during the response",
+        families: ALL,
+        seconds: 3,
+        in_tests: false,
+        setting: Setting::default,
+        play: endings::upstream_reset,
+    },
+    Scenario {
+        name: "upstream-silence",
+        about: "upstreams fall silent before and during the response",
+        families: ALL,
+        seconds: 5,
+        in_tests: false,
+        setting: endings::impatient,
+        play: endings::upstream_silence,
+    },
+    Scenario {
+        name: "refused",
+        about: "an endpoint refuses and another answers",
+        families: ALL,
+        seconds: 3,
+        in_tests: true,
+        setting: endings::refusing,
+        play: endings::retried,
+    },
+    Scenario {
+        name: "unanswered",
+        about: "an endpoint's host does not answer and another does",
+        families: ALL,
+        seconds: 6,
+        in_tests: false,
+        setting: endings::unanswering,
+        play: endings::retried,
+    },
+    Scenario {
+        name: "idle",
+        about: "the gateway hangs up on idle clients",
+        families: ALL,
+        seconds: 4,
+        in_tests: false,
+        setting: endings::unkept,
+        play: endings::idle,
+    },
+    Scenario {
+        name: "tls-1.2",
+        about: "TLS 1.2 on both legs",
+        families: ALL,
+        seconds: 4,
+        in_tests: false,
+        setting: secure::tls12,
+        play: secure::calls,
+    },
+    Scenario {
+        name: "tls-1.3",
+        about: "TLS 1.3 on both legs",
+        families: ALL,
+        seconds: 4,
+        in_tests: true,
+        setting: secure::tls13,
+        play: secure::calls,
+    },
+];
+
+/// For transfers so large that only their heads are kept.
+fn heads() -> Setting {
+    Setting {
+        snap: HEADS,
+        ..Setting::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_have_one_name() {
+        let names: BTreeSet<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+    }
+}
