@@ -156,6 +156,11 @@ impl Caller {
         self.server
     }
 
+    /// How TLS is spoken, if it is.
+    pub fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.tls.clone()
+    }
+
     /// The next call's name.
     pub fn id(&self) -> String {
         format!("c{:06}", self.next.fetch_add(1, Ordering::Relaxed))

@@ -5,7 +5,8 @@
 //! half reads it and derives every field of every record anew, from the packets alone.
 //!
 //! The playing half: [`ground`] is the hosts, [`relay`] bends what they say and [`capture`] listens to
-//! their cables; [`caller`] is their clients; [`stage`] plays one of the [`scenes`] and [`run`] all of them.
+//! their cables; [`caller`] is their clients and [`streams`] those of HTTP/2; [`stage`] plays one of
+//! the [`scenes`] and [`run`] all of them.
 
 pub mod caller;
 pub mod capture;
@@ -15,3 +16,4 @@ pub mod relay;
 pub mod run;
 pub mod scenes;
 pub mod stage;
+pub mod streams;

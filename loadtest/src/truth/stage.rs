@@ -17,6 +17,7 @@ use crate::truth::caller::Caller;
 use crate::truth::capture::{self, Capture};
 use crate::truth::evidence::{Carried, Evidence, Family, Scene};
 use crate::truth::ground::{BACK, FRONT, Ground};
+use crate::truth::streams::Streams;
 
 /// Whole packets.
 pub const WHOLE: u32 = 262_144;
@@ -126,7 +127,7 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
     let certificate = Certificate::new()?;
     let secrets = Secrets::create(&evidence.file("keys.log"))?;
 
-    let (upstreams, _backends) = upstreams(part, &ground, &certificate, &secrets)?;
+    let (upstreams, _upstreams) = upstreams(part, &ground, &certificate, &secrets)?;
     let mut captures = Vec::new();
     for device in [FRONT, BACK] {
         // The far one comes first, so that it saw whatever the near one saw.
@@ -192,13 +193,20 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
     Ok(evidence)
 }
 
+/// Held until the scenario is over.
+#[expect(dead_code, reason = "held for their Drop")]
+enum Upstream {
+    Http1(Backend),
+    Http2(Streams),
+}
+
 /// Starts the upstreams that answer, and says where they are.
 fn upstreams(
     part: &Part<'_>,
     ground: &Ground,
     certificate: &Certificate,
     secrets: &Arc<Secrets>,
-) -> anyhow::Result<(Vec<SocketAddr>, Vec<Backend>)> {
+) -> anyhow::Result<(Vec<SocketAddr>, Vec<Upstream>)> {
     let setting = &part.setting;
     let count = if setting.endpoints == Endpoints::Two {
         2
@@ -210,17 +218,24 @@ fn upstreams(
         let address = Ground::upstream_address(part.family, which);
         let listener = ground.upstreams[which].run(|| TcpListener::bind((address, 0)))??;
         addresses.push(listener.local_addr()?);
-        let transport = if in_tls(setting.back) {
-            let mut config = certificate.server(setting.tls)?;
-            config.key_log = secrets.clone();
-            Transport::Tls {
-                config: Arc::new(config),
-                pause: Arc::new(|| Duration::ZERO),
+        let tls = in_tls(setting.back)
+            .then(|| -> anyhow::Result<_> {
+                let mut config = certificate.server(setting.tls)?;
+                config.key_log = secrets.clone();
+                config.alpn_protocols = alpn(setting.back);
+                Ok(Arc::new(config))
+            })
+            .transpose()?;
+        backends.push(match setting.back {
+            Carried::Http1 | Carried::Http1Tls => {
+                let transport = tls.map_or(Transport::Plain, |config| Transport::Tls {
+                    config,
+                    pause: Arc::new(|| Duration::ZERO),
+                });
+                Upstream::Http1(Backend::serve(listener, transport)?)
             }
-        } else {
-            Transport::Plain
-        };
-        backends.push(Backend::serve(listener, transport)?);
+            Carried::H2c | Carried::H2Tls => Upstream::Http2(Streams::serve(listener, tls)?),
+        });
     }
     Ok((addresses, backends))
 }

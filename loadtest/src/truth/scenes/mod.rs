@@ -5,6 +5,7 @@ use crate::truth::stage::{HEADS, Play, Setting};
 
 mod endings;
 mod impaired;
+mod multiplexed;
 mod plain;
 mod secure;
 
@@ -291,6 +292,69 @@ pub const SCENARIOS: &[Scenario] = &[
         in_tests: true,
         setting: secure::tls13,
         play: secure::calls,
+    },
+    Scenario {
+        name: "h2c-1",
+        about: "HTTP/2 by prior knowledge on both legs, one stream at a time",
+        families: ALL,
+        seconds: 2,
+        in_tests: true,
+        setting: multiplexed::h2c,
+        play: multiplexed::one_stream,
+    },
+    Scenario {
+        name: "h2c-50",
+        about: "the same, fifty streams at a time",
+        families: ALL,
+        seconds: 2,
+        in_tests: false,
+        setting: multiplexed::h2c,
+        play: multiplexed::many_streams,
+    },
+    Scenario {
+        name: "h2-1",
+        about: "HTTP/2 in TLS on both legs, one stream at a time",
+        families: ALL,
+        seconds: 3,
+        in_tests: false,
+        setting: multiplexed::h2,
+        play: multiplexed::one_stream,
+    },
+    Scenario {
+        name: "h2-50",
+        about: "the same, fifty streams at a time",
+        families: ALL,
+        seconds: 3,
+        in_tests: false,
+        setting: multiplexed::h2,
+        play: multiplexed::many_streams,
+    },
+    Scenario {
+        name: "h2-to-http1",
+        about: "HTTP/2 in TLS before an upstream that speaks HTTP/1.1",
+        families: ALL,
+        seconds: 3,
+        in_tests: false,
+        setting: multiplexed::h2_before_http1,
+        play: multiplexed::many_streams,
+    },
+    Scenario {
+        name: "grpc-unary",
+        about: "gRPC, a message for a message",
+        families: ALL,
+        seconds: 2,
+        in_tests: false,
+        setting: multiplexed::h2c,
+        play: multiplexed::grpc_unary,
+    },
+    Scenario {
+        name: "grpc-streaming",
+        about: "gRPC, many messages for one",
+        families: ALL,
+        seconds: 4,
+        in_tests: false,
+        setting: multiplexed::h2,
+        play: multiplexed::grpc_streaming,
     },
 ];
 
