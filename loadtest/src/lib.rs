@@ -8,7 +8,8 @@
 //! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
 //! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
 //! namespaces, [`raw_client`] speaks TCP by hand in them, [`certificate`] is for TLS, [`cleanup`] takes away what was made,
-//! [`table`] prints. [`verify`], [`faults`], [`delays`], [`truth`] and [`cost`] are the questions.
+//! [`table`] prints. [`verify`], [`faults`], [`delays`], [`truth`],
+//! [`fingerprints`] and [`cost`] are the questions.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -19,6 +20,7 @@ pub mod client;
 pub mod cost;
 pub mod delays;
 pub mod faults;
+pub mod fingerprints;
 pub mod gateway;
 pub mod h2c;
 pub mod lab;

@@ -13,6 +13,7 @@ use calltap_loadtest::cleanup;
 use calltap_loadtest::cost::{self, Effort};
 use calltap_loadtest::delays::{self, Found, Place};
 use calltap_loadtest::faults;
+use calltap_loadtest::fingerprints::{self, Finding, syn};
 use calltap_loadtest::gateway;
 use calltap_loadtest::lab;
 use calltap_loadtest::truth::evidence::Family;
@@ -39,6 +40,8 @@ enum Command {
     Cost(CostArgs),
     /// Plays scenarios between hosts of its own and leaves captures and records of each
     Truth(TruthArgs),
+    /// Compares the fingerprints in records with those that p0f and others take
+    Fingerprints(FingerprintsArgs),
     /// Serves the behaviours that the other commands call, until it is killed
     Backend {
         /// Address to listen on; port 0 for a free one
@@ -117,6 +120,16 @@ struct CostArgs {
 }
 
 #[derive(Args)]
+struct FingerprintsArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct TruthArgs {
     /// The calltap binary to start; by default the one beside this program
     #[arg(long)]
@@ -149,6 +162,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Delays(arguments) => delays(&arguments),
         Command::Cost(arguments) => cost(&arguments),
         Command::Truth(arguments) => truth(arguments),
+        Command::Fingerprints(arguments) => fingerprints(arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -266,6 +280,24 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    })
+}
+
+fn fingerprints(arguments: FingerprintsArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = lab::missing().or_else(syn::missing) {
+        anyhow::bail!("fingerprints cannot be compared here: {reason}");
+    }
+    let findings = syn::compare(&calltap(arguments.calltap)?, syn::Extent::All)?;
+    let held = !findings.is_empty() && findings.iter().all(Finding::held);
+    if arguments.json {
+        println!("{}", serde_json::json!({ "held": held, "syn": findings }));
+    } else {
+        print!("{}", fingerprints::render(&findings));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
