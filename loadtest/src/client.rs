@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -176,6 +176,15 @@ fn play_one(session: Session, target: &Target, connections: &AtomicU64) -> Seen 
 
 /// Connects, with a receive buffer of `buffer_bytes` where given.
 pub fn connect(to: SocketAddr, buffer_bytes: Option<usize>) -> io::Result<TcpStream> {
+    connect_from(None, to, buffer_bytes)
+}
+
+/// The same, from a port of the caller's choice.
+pub fn connect_from(
+    port: Option<u16>,
+    to: SocketAddr,
+    buffer_bytes: Option<usize>,
+) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -185,6 +194,13 @@ pub fn connect(to: SocketAddr, buffer_bytes: Option<usize>) -> io::Result<TcpStr
     if let Some(bytes) = buffer_bytes {
         // Before connecting: the window scale is agreed on in the SYN.
         sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+    }
+    if let Some(port) = port {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        rustix::net::bind(&socket, &SocketAddr::new(any, port))?;
     }
     rustix::net::connect(&socket, &to)?;
     let stream = TcpStream::from(socket);

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
 /// A head larger than this is refused.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -441,19 +442,31 @@ impl<S: Read + Write> Wire<S> {
 
 /// Writes the pattern's bytes from offset `at` of a body.
 pub fn fill_pattern(at: u64, out: &mut [u8]) {
-    let mut step = (at % PATTERN_PERIOD) as u8;
-    for byte in out {
-        *byte = b'a' + step;
-        step = (step + 1) % PATTERN_PERIOD as u8;
+    let mut at = at;
+    for piece in out.chunks_mut(READ_BYTES) {
+        piece.copy_from_slice(pattern(at, piece.len()));
+        at += piece.len() as u64;
     }
 }
 
 fn is_pattern(at: u64, bytes: &[u8]) -> bool {
-    let first = (at % PATTERN_PERIOD) as usize;
-    bytes
-        .iter()
-        .enumerate()
-        .all(|(index, byte)| usize::from(*byte) == usize::from(b'a') + (first + index) % 23)
+    let mut at = at;
+    bytes.chunks(READ_BYTES).all(|piece| {
+        let expected = pattern(at, piece.len());
+        at += piece.len() as u64;
+        piece == expected
+    })
+}
+
+/// Up to [`READ_BYTES`] bytes of the pattern. Ready made: gigabytes are compared with it.
+fn pattern(at: u64, count: usize) -> &'static [u8] {
+    static READY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let letters = (b'a'..).take(PATTERN_PERIOD as usize);
+        let count = READ_BYTES + PATTERN_PERIOD as usize;
+        letters.cycle().take(count).collect()
+    });
+    let from = (at % PATTERN_PERIOD) as usize;
+    &READY[from..from + count]
 }
 
 fn chunk(at: u64, count: u64, out: &mut Vec<u8>) {

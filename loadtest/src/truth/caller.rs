@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::certificate;
-use crate::client::{connect, reset_on_close};
+use crate::client::{connect, connect_from, reset_on_close};
 use crate::plan::{Random, RequestBody};
 use crate::truth::evidence::Asked;
 use crate::wire::{ResponseHead, Wire};
@@ -81,6 +81,14 @@ impl Ask {
             method: "POST",
             body: RequestBody::Bytes(bytes),
             ..Self::get("/echo")
+        }
+    }
+
+    /// The same, to another path.
+    pub fn to(self, target: impl Into<String>) -> Self {
+        Self {
+            target: target.into(),
+            ..self
         }
     }
 
@@ -183,12 +191,20 @@ impl Caller {
 
     /// A new connection.
     pub fn line(&self) -> io::Result<Line> {
-        self.line_with(None)
+        self.line_on(connect(self.server, None)?)
     }
 
     /// A new connection with a receive buffer of this size.
-    pub fn line_with(&self, buffer_bytes: Option<usize>) -> io::Result<Line> {
-        let stream = connect(self.server, buffer_bytes)?;
+    pub fn line_with(&self, buffer_bytes: usize) -> io::Result<Line> {
+        self.line_on(connect(self.server, Some(buffer_bytes))?)
+    }
+
+    /// A new connection from this port.
+    pub fn line_from(&self, port: u16) -> io::Result<Line> {
+        self.line_on(connect_from(Some(port), self.server, None)?)
+    }
+
+    fn line_on(&self, stream: TcpStream) -> io::Result<Line> {
         let local = stream.local_addr()?;
         let stream = match &self.tls {
             None => Stream::Plain(stream),
@@ -210,15 +226,35 @@ impl Caller {
         let went = exchange(&mut line.wire, ask, &mut asked);
         let stays = asked.complete && ask.leave.is_none() && went.unwrap_or(false);
         self.note(asked);
-        if stays {
-            return Some(line);
+        stays.then_some(line)
+    }
+
+    /// Makes a call on each of many connections, and takes the answers when all were asked for.
+    pub fn ask_everywhere(&self, lines: Vec<Line>, ask: &Ask) -> Vec<Line> {
+        let mut calls = Vec::new();
+        for mut line in lines {
+            let asked = self.begin(&line);
+            let sent = send(&mut line.wire, ask, &asked).is_ok();
+            calls.push((line, asked, sent));
         }
-        None
+        let mut open = Vec::new();
+        for (mut line, mut asked, sent) in calls {
+            let stays = sent && answer(&mut line.wire, ask, &mut asked).unwrap_or(false);
+            if stays && asked.complete {
+                open.push(line);
+            }
+            self.note(asked);
+        }
+        open
     }
 
     /// Makes calls in turn, on a new connection whenever the last one is gone, and hangs up.
     pub fn ask_in_turn(&self, asks: &[Ask]) -> anyhow::Result<()> {
-        let mut open = None;
+        self.ask_on(None, asks)
+    }
+
+    /// The same, on a connection that is there already.
+    pub fn ask_on(&self, mut open: Option<Line>, asks: &[Ask]) -> anyhow::Result<()> {
         for ask in asks {
             let line = match open.take() {
                 Some(line) => line,
@@ -349,7 +385,7 @@ impl Write for Stream {
 
 /// One call; whether the connection can carry another.
 fn exchange(wire: &mut Wire<Stream>, ask: &Ask, asked: &mut Asked) -> io::Result<bool> {
-    wire.write(ask.head(&asked.id).as_bytes())?;
+    send_head(wire, ask, asked)?;
     if ask.expect {
         let interim = wire.read_response()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         if interim.status != 100 {
@@ -357,11 +393,7 @@ fn exchange(wire: &mut Wire<Stream>, ask: &Ask, asked: &mut Asked) -> io::Result
             return Ok(false);
         }
     }
-    match ask.body {
-        RequestBody::None => (),
-        RequestBody::Bytes(count) => wire.write_pattern(count)?,
-        RequestBody::Chunked(count, trailer) => wire.write_pattern_chunked(count, trailer)?,
-    }
+    send_body(wire, ask)?;
     if let Some((When::Before(wait), how)) = ask.leave {
         thread::sleep(wait);
         if leave(wire, how)?.is_break() {
@@ -369,6 +401,23 @@ fn exchange(wire: &mut Wire<Stream>, ask: &Ask, asked: &mut Asked) -> io::Result
         }
     }
     answer(wire, ask, asked)
+}
+
+fn send(wire: &mut Wire<Stream>, ask: &Ask, asked: &Asked) -> io::Result<()> {
+    send_head(wire, ask, asked)?;
+    send_body(wire, ask)
+}
+
+fn send_head(wire: &mut Wire<Stream>, ask: &Ask, asked: &Asked) -> io::Result<()> {
+    wire.write(ask.head(&asked.id).as_bytes())
+}
+
+fn send_body(wire: &mut Wire<Stream>, ask: &Ask) -> io::Result<()> {
+    match ask.body {
+        RequestBody::None => Ok(()),
+        RequestBody::Bytes(count) => wire.write_pattern(count),
+        RequestBody::Chunked(count, trailer) => wire.write_pattern_chunked(count, trailer),
+    }
 }
 
 /// Takes the response of a call that was sent.

@@ -7,35 +7,27 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::socket::LinkAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::SendFlags;
 
 use crate::lab::Namespace;
 use crate::plan::Random;
 use crate::raw_client;
 use crate::truth::evidence::Family;
 use crate::truth::ground::{BACK, CLIENT, FRONT, Ground, OWN, UPSTREAMS};
+use crate::truth::packet_socket::{self, ETHERNET_BYTES, PacketSocket, segment_at};
 
 /// Packets under way at a time; more are lost, as in any router.
 const UNDER_WAY_MAX: usize = 100_000;
-/// What a packet socket may hold until we read it.
-const BUFFER_BYTES: usize = 16 << 20;
 /// How often the thread looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
-const FRAME_BYTES_MAX: usize = 65_536;
-const ETHERNET_BYTES: usize = 14;
-const TCP: u8 = 6;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// Farther than any window.
@@ -132,8 +124,7 @@ impl Drop for Relay {
 
 /// One device of the middle and who is at the other end.
 struct Side {
-    socket: OwnedFd,
-    own: [u8; 6],
+    socket: PacketSocket,
     peer: [u8; 6],
 }
 
@@ -145,34 +136,12 @@ impl Side {
         host_device: &str,
         family: Family,
     ) -> anyhow::Result<Self> {
-        let peer = host.run(|| link(host_device))??;
-        let peer = peer.addr().context("a device without an address")?;
-        middle.run(|| {
-            let link = link(device)?;
-            let kind: u16 = match family {
-                Family::V4 | Family::Mapped => 0x0800,
-                Family::V6 => 0x86dd,
-            };
-            let protocol = NonZeroU32::new(kind.to_be().into()).map(Protocol::from_raw);
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket =
-                rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, protocol)?;
-            sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)?;
-            nix::sys::socket::bind(socket.as_raw_fd(), &link)?;
-            Ok(Self {
-                socket,
-                own: link.addr().context("a device without an address")?,
-                peer,
-            })
-        })?
+        let peer = host.run(|| packet_socket::link(host_device))??;
+        Ok(Self {
+            socket: PacketSocket::open(middle, device, family)?,
+            peer: peer.addr().context("a device without an address")?,
+        })
     }
-}
-
-fn link(device: &str) -> anyhow::Result<LinkAddr> {
-    nix::ifaddrs::getifaddrs()?
-        .filter(|entry| entry.interface_name == device)
-        .find_map(|entry| entry.address?.as_link_addr().copied())
-        .with_context(|| format!("there is no device {device}"))
 }
 
 /// A frame and the side it goes out on; ordered by when that is due.
@@ -198,8 +167,8 @@ impl Carrier {
             tv_nsec: wait.subsec_nanos().into(),
         };
         let mut ready = [
-            PollFd::from_borrowed_fd(self.sides[0].socket.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.sides[1].socket.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.sides[0].socket.socket().as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.sides[1].socket.socket().as_fd(), PollFlags::IN),
         ];
         match poll(&mut ready, Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => (),
@@ -216,7 +185,7 @@ impl Carrier {
             && *due <= now
             && let Some((_, side, frame)) = self.under_way.pop()
         {
-            match rustix::net::send(&self.sides[side].socket, &frame, SendFlags::empty()) {
+            match rustix::net::send(self.sides[side].socket.socket(), &frame, SendFlags::empty()) {
                 // A full queue loses packets, as in any router.
                 Ok(_) | Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN) => (),
                 Err(error) => return Err(error.into()),
@@ -226,23 +195,16 @@ impl Carrier {
     }
 
     fn take(&mut self, from: usize) -> io::Result<()> {
-        let mut buffer = vec![0; FRAME_BYTES_MAX];
-        loop {
-            let socket = &self.sides[from].socket;
-            let bytes = match rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
-                Ok((_, bytes)) => bytes,
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let frame = &buffer[..bytes];
-            if frame.get(..6) == Some(&self.sides[from].own[..]) && segment_at(frame).is_some() {
-                let to = 1 - from;
-                let mut frame = frame.to_vec();
+        let to = 1 - from;
+        while let Some(mut frame) = self.sides[from].socket.next()? {
+            let ours = frame.get(..6) == Some(&self.sides[from].socket.address()[..]);
+            if ours && segment_at(&frame).is_some() {
                 frame[..6].copy_from_slice(&self.sides[to].peer);
-                frame[6..12].copy_from_slice(&self.sides[to].own);
+                frame[6..12].copy_from_slice(&self.sides[to].socket.address());
                 self.carry(frame, to);
             }
         }
+        Ok(())
     }
 
     fn carry(&mut self, frame: Vec<u8>, to: usize) {
@@ -279,18 +241,6 @@ impl Carrier {
             self.under_way
                 .push((Reverse((due, self.serial)), to, frame));
         }
-    }
-}
-
-/// Where in a frame the TCP segment begins, if it is one.
-fn segment_at(frame: &[u8]) -> Option<usize> {
-    let packet = frame.get(ETHERNET_BYTES..)?;
-    match packet.first()? >> 4 {
-        4 if packet.get(9) == Some(&TCP) => {
-            Some(ETHERNET_BYTES + usize::from(packet[0] & 0x0f) * 4)
-        }
-        6 if packet.get(6) == Some(&TCP) => Some(ETHERNET_BYTES + 40),
-        _ => None,
     }
 }
 

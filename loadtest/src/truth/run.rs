@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::cleanup::Scratch;
 use crate::lab;
 use crate::truth::evidence::{Evidence, Family};
@@ -48,6 +50,7 @@ pub fn play(
     if let Some(reason) = lab::missing() {
         anyhow::bail!("scenarios need network namespaces of their own: {reason}");
     }
+    lift_files_limit()?;
     for scenario in chosen(&wanted.only)? {
         for family in scenario.families {
             if !wanted.families.is_empty() && !wanted.families.contains(family) {
@@ -75,6 +78,19 @@ pub fn play(
         }
     }
     Ok(())
+}
+
+/// Thousands of connections need as many files, of ours and of calltap, which inherits the limit.
+fn lift_files_limit() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .context("cannot lift the limit of open files")
 }
 
 /// As in names of directories.

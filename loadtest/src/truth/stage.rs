@@ -82,6 +82,8 @@ pub struct Play<'a> {
     pub ground: &'a Ground,
     /// The addresses.
     pub family: Family,
+    /// The first upstream.
+    pub upstream: SocketAddr,
     /// Where calls go, and what became of them.
     pub caller: Caller,
     /// How many calls there should be at least.
@@ -157,6 +159,7 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
     let play = Play {
         ground: &ground,
         family: part.family,
+        upstream: upstreams[0],
         caller: Caller::new(server, tls),
         calls: part.calls,
         seed: part.seed,

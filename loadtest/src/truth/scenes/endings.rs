@@ -79,10 +79,7 @@ fn broken(play: &Play<'_>, behaviour: &str) -> anyhow::Result<()> {
         };
         let ask = Ask::get(format!("/{behaviour}/{bytes}"));
         let ask = match random.below(3) {
-            0 => Ask {
-                target: ask.target,
-                ..Ask::post(some_size(&mut random, 5_000))
-            },
+            0 => Ask::post(some_size(&mut random, 5_000)).to(ask.target),
             _ => ask,
         };
         match random.below(2) {

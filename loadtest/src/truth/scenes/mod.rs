@@ -4,6 +4,7 @@ use crate::truth::evidence::Family;
 use crate::truth::stage::{HEADS, Play, Setting};
 
 mod endings;
+mod giants;
 mod impaired;
 mod multiplexed;
 mod plain;
@@ -29,6 +30,9 @@ pub struct Scenario {
 
 /// Every family.
 const ALL: &[Family] = &[Family::V4, Family::V6, Family::Mapped];
+
+/// One, where a run is long and another family would say nothing new.
+const ONE: &[Family] = &[Family::V4];
 
 /// All of them, the simplest first.
 pub const SCENARIOS: &[Scenario] = &[
@@ -355,6 +359,51 @@ pub const SCENARIOS: &[Scenario] = &[
         in_tests: false,
         setting: multiplexed::h2,
         play: multiplexed::grpc_streaming,
+    },
+    Scenario {
+        name: "segment-sizes",
+        about: "largest segments from 536 to 8960 bytes",
+        families: ALL,
+        seconds: 4,
+        in_tests: false,
+        setting: giants::jumbo,
+        play: giants::segment_sizes,
+    },
+    Scenario {
+        name: "across-zero",
+        about: "sequence numbers that cross zero, of all four ends",
+        families: ALL,
+        seconds: 25,
+        in_tests: false,
+        setting: giants::foretold,
+        play: giants::across_zero,
+    },
+    Scenario {
+        name: "100000-calls",
+        about: "one connection carrying 100,000 calls",
+        families: ONE,
+        seconds: 120,
+        in_tests: false,
+        setting: giants::single_worker,
+        play: giants::many_calls,
+    },
+    Scenario {
+        name: "beyond-4-gib",
+        about: "more than 4 GiB down one connection and up another",
+        families: ONE,
+        seconds: 120,
+        in_tests: false,
+        setting: giants::jumbo_heads,
+        play: giants::beyond_4_gib,
+    },
+    Scenario {
+        name: "5000-at-once",
+        about: "5,000 connections at once",
+        families: ONE,
+        seconds: 30,
+        in_tests: false,
+        setting: giants::roomy,
+        play: giants::at_once,
     },
 ];
 

@@ -181,7 +181,7 @@ fn converse(line: &mut Line, asked: &mut Asked, random: &mut Random) -> anyhow::
 pub(crate) fn slow_reader(play: &Play<'_>) -> anyhow::Result<()> {
     play.caller.crowd(4 * CLIENTS, play.calls, |nth| {
         let mut random = play.random(nth);
-        let line = play.caller.line_with(Some(16 * 1_024))?;
+        let line = play.caller.line_with(16 * 1_024)?;
         let bytes = 100_000 + random.below(300_000);
         // Longer than the client's kernel delays the acknowledgement that says so.
         let pause = Duration::from_millis(60 + random.below(200));
