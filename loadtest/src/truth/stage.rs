@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub const WHOLE: u32 = 262_144;
 pub const HEADS: u32 = 700;
 /// Enough of a packet to find it again in another capture.
 const HEADERS: u32 = 160;
+/// The secrets' file among the evidence.
+const KEYS: &str = "keys.log";
 /// A gateway that is not at rest by then has lost a call. Longer than `settle.max_s`.
 const REST_MAX: Duration = Duration::from_secs(45);
 
@@ -61,6 +63,16 @@ pub enum Endpoints {
     SilentAndOne,
 }
 
+impl Setting {
+    /// Two upstreams that take turns.
+    pub fn two_upstreams() -> Self {
+        Self {
+            endpoints: Endpoints::Two,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Setting {
     fn default() -> Self {
         Self {
@@ -90,6 +102,10 @@ pub struct Play<'a> {
     pub calls: usize,
     /// Repeats a run.
     pub seed: u64,
+    /// The authority of the gateway's certificate.
+    pub authority: PathBuf,
+    /// Where TLS secrets belong.
+    pub keys: PathBuf,
 }
 
 impl Play<'_> {
@@ -127,7 +143,7 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
     let evidence = Evidence::at(directory);
     let ground = Ground::build(setting.mtu)?;
     let certificate = Certificate::new()?;
-    let secrets = Secrets::create(&evidence.file("keys.log"))?;
+    let secrets = Secrets::create(&evidence.file(KEYS))?;
 
     let (upstreams, _upstreams) = upstreams(part, &ground, &certificate, &secrets)?;
     let mut captures = Vec::new();
@@ -163,6 +179,8 @@ pub fn perform(part: &Part<'_>, calltap: &Path, directory: &Path) -> anyhow::Res
         caller: Caller::new(server, tls),
         calls: part.calls,
         seed: part.seed,
+        authority: certificate.authority(),
+        keys: fs::canonicalize(evidence.file(KEYS))?,
     };
     ground.client.run(|| (part.play)(&play))??;
     let asked = play.caller.into_asked();

@@ -30,7 +30,7 @@ fn leave(play: &Play<'_>, nth: usize, how: How) -> anyhow::Result<()> {
     let last = match nth % 3 {
         0 => {
             let wait = Duration::from_millis(5 + random.below(20));
-            Ask::get("/bytes/1000?delay_ms=60").leaving(When::Before(wait), how)
+            Ask::get("/bytes/1000?delay_ms=250").leaving(When::Before(wait), how)
         }
         1 => {
             let bytes = 10_000 + random.below(1_000_000);
@@ -65,13 +65,13 @@ pub(crate) fn upstream_silence(play: &Play<'_>) -> anyhow::Result<()> {
 /// For upstreams that fall silent: they are not waited for long.
 pub(crate) fn impatient() -> Setting {
     Setting {
-        keys: vec![("limits", "upstream_read_ms", "250".to_owned())],
+        keys: vec![("limits", "upstream_read_ms", "1_000".to_owned())],
         ..Setting::default()
     }
 }
 
 fn broken(play: &Play<'_>, behaviour: &str) -> anyhow::Result<()> {
-    play.caller.crowd(2 * CLIENTS, play.calls, |nth| {
+    play.caller.crowd(4 * CLIENTS, play.calls, |nth| {
         let mut random = play.random(nth);
         let bytes = match random.below(2) {
             0 => 0,

@@ -8,6 +8,7 @@ mod giants;
 mod impaired;
 mod multiplexed;
 mod plain;
+mod real;
 mod secure;
 
 /// One scenario.
@@ -116,6 +117,33 @@ pub const SCENARIOS: &[Scenario] = &[
         in_tests: true,
         setting: Setting::default,
         play: plain::few_upstreams,
+    },
+    Scenario {
+        name: "two-upstreams",
+        about: "upstreams that take turns",
+        families: ALL,
+        seconds: 2,
+        in_tests: false,
+        setting: Setting::two_upstreams,
+        play: plain::keep_alive,
+    },
+    Scenario {
+        name: "curl",
+        about: "curl over HTTP/1.1",
+        families: ALL,
+        seconds: 2,
+        in_tests: false,
+        setting: Setting::default,
+        play: real::curl,
+    },
+    Scenario {
+        name: "curl-h2",
+        about: "curl over HTTP/2 in TLS",
+        families: ALL,
+        seconds: 2,
+        in_tests: false,
+        setting: real::h2,
+        play: real::curl,
     },
     Scenario {
         name: "loss-0.5",
