@@ -391,11 +391,15 @@ fn own_bytes(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
         fields.wire_bytes_in = Some(range.end.saturating_sub(range.start));
     }
     if let Some(range) = &leg.sent_range {
-        let sent_to = last
-            .sent
-            .map_or(range.end, |sent| sent.offset.min(range.end));
+        let sent_to = sent_to(leg, last).map_or(range.end, |sent| sent.min(range.end));
         fields.wire_bytes_out = Some(sent_to.saturating_sub(range.start));
     }
+}
+
+/// How far the sent direction got. Turns are read after the counters, and by then there may be more.
+fn sent_to(leg: &Leg, last: &Counters) -> Option<u64> {
+    let by_turns = leg.sent.turns.last().map(|turn| turn.end_offset);
+    last.sent.map(|sent| sent.offset).max(by_turns)
 }
 
 fn sequence_numbers(
@@ -429,8 +433,8 @@ fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
         .max();
     let acked = last.acked_offset.max(by_turns);
     fields.tcp_bytes_acked = acked.map(|acked| acked.min(range.end).saturating_sub(range.start));
-    fields.tcp_bytes_unsent = match last.sent {
-        Some(sent) => Some(range.end.saturating_sub(sent.offset.max(range.start))),
+    fields.tcp_bytes_unsent = match sent_to(leg, last) {
+        Some(sent) => Some(range.end.saturating_sub(sent.max(range.start))),
         None => last.unsent_bytes,
     };
 }

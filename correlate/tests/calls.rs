@@ -615,6 +615,21 @@ fn bytes_that_never_left_are_counted_as_such() {
 }
 
 #[test]
+fn bytes_that_left_between_two_looks_are_counted() {
+    let record = record_of(call(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10; c end 100 300 0;
+         c> 0..1000 @20-40 ack 1000@60; written 50",
+    ));
+    assert_eq!(record.client.wire_bytes_out, Some(1000));
+    let gone = record_of(call(
+        "c< 0..100 @0-0; head_arrived 0; head_read 10; c end 100 300 0; no response;
+         c> 0..800 @20-40 ack 700@60; c> range 0..1000; written 50",
+    ));
+    assert_eq!(gone.client.wire_bytes_out, Some(800));
+    assert_eq!(gone.client.tcp_bytes_unsent, Some(200));
+}
+
+#[test]
 fn shared_connections_give_their_own_counts_and_no_marks() {
     check(
         "c multiplexed; c begin 1000 2000 1; c end 1500 9000 4; head_read 10; written 500;
