@@ -16,9 +16,11 @@ use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Finding, syn};
 use calltap_loadtest::gateway;
 use calltap_loadtest::lab;
-use calltap_loadtest::truth::evidence::Family;
+use calltap_loadtest::truth;
+use calltap_loadtest::truth::evidence::{Evidence, Family};
 use calltap_loadtest::truth::run::{self, Wanted};
 use calltap_loadtest::truth::scenes::SCENARIOS;
+use calltap_loadtest::truth::verdict::Verdict;
 use calltap_loadtest::verify::{self, Load, Running};
 use clap::{Args, Parser, Subcommand};
 
@@ -148,7 +150,13 @@ struct TruthArgs {
     seed: u64,
     /// Keep what was captured and recorded below this directory
     #[arg(long)]
-    keep: PathBuf,
+    keep: Option<PathBuf>,
+    /// Play nothing, but judge what an earlier run kept in these directories
+    #[arg(long, num_args = 1.., conflicts_with_all = ["only", "family", "keep"])]
+    judge: Vec<PathBuf>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
     /// List the scenarios and play none
     #[arg(long)]
     list: bool,
@@ -235,51 +243,58 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let family = |family: &Family| {
-        arguments.family.is_empty()
-            || arguments
-                .family
-                .iter()
-                .any(|name| name == run::family_name(*family))
+    let (mut verdicts, mut failed) = (Vec::new(), Vec::new());
+    let mut judged = |name: String, verdict: anyhow::Result<Verdict>| match verdict {
+        Ok(verdict) => {
+            let misses = verdict.misses.len();
+            eprintln!("{name}: {} calls, {misses} disagreements", verdict.calls);
+            verdicts.push(verdict);
+        }
+        Err(error) => {
+            eprintln!("{name}: failed: {error:#}");
+            failed.push(format!("{name}: {error:#}"));
+        }
     };
-    let wanted = Wanted {
-        only: arguments.only.clone(),
-        families: [Family::V4, Family::V6, Family::Mapped]
-            .into_iter()
-            .filter(family)
-            .collect(),
-        calls: arguments.calls,
-        seed: arguments.seed,
-        keep: Some(arguments.keep.clone()),
-    };
-    let mut failed = false;
-    run::play(
-        &wanted,
-        &calltap(arguments.calltap)?,
-        |scenario, family, evidence| {
-            let family = run::family_name(family);
-            match evidence.and_then(|evidence| evidence.scene()) {
-                Ok(scene) => {
-                    let complete = scene.asked.iter().filter(|asked| asked.complete).count();
-                    let (asked, lost) = (scene.asked.len(), scene.capture_drops);
-                    failed |= lost > 0;
-                    println!(
-                        "{} {family}: {asked} calls, {complete} complete, {lost} packets not captured",
-                        scenario.name
-                    );
-                }
-                Err(error) => {
-                    failed = true;
-                    println!("{} {family}: failed: {error:#}", scenario.name);
-                }
-            }
+    for directory in &arguments.judge {
+        let name = directory.display().to_string();
+        judged(name, truth::judge(&Evidence::at(directory)));
+    }
+    if arguments.judge.is_empty() {
+        let family = |family: &Family| {
+            let name = run::family_name(*family);
+            arguments.family.is_empty() || arguments.family.iter().any(|wanted| wanted == name)
+        };
+        let wanted = Wanted {
+            only: arguments.only,
+            families: [Family::V4, Family::V6, Family::Mapped]
+                .into_iter()
+                .filter(family)
+                .collect(),
+            calls: arguments.calls,
+            seed: arguments.seed,
+            keep: arguments.keep,
+        };
+        let calltap = calltap(arguments.calltap)?;
+        run::play(&wanted, &calltap, |scenario, family, evidence| {
+            let name = format!("{} {}", scenario.name, run::family_name(family));
+            judged(name, evidence.and_then(|evidence| truth::judge(&evidence)));
             Ok(())
-        },
-    )?;
-    Ok(if failed {
-        ExitCode::FAILURE
+        })?;
+    }
+    let held = failed.is_empty() && !verdicts.is_empty() && verdicts.iter().all(Verdict::held);
+    if arguments.json {
+        let json = serde_json::json!({ "held": held, "failed": failed, "verdicts": verdicts });
+        println!("{json}");
     } else {
+        print!("{}", truth::report::render(&verdicts));
+        for failure in failed {
+            println!("\nNot judged: {failure}");
+        }
+    }
+    Ok(if held {
         ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 

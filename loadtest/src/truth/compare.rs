@@ -1,0 +1,1097 @@
+//! Holds every record against what the captures show, field by field.
+//!
+//! A field that is absent is a miss, unless the record says that this side of the call is not its
+//! own (and the table of permits lets it say so): a judge that compares nothing finds nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use super::connection::{Connection, Moment, option};
+use super::derive::{self, CROSSING_NS, Facts};
+use super::evidence::{Asked, Scene};
+use super::parts;
+use super::permits::{Leg, Permits};
+use super::verdict::{Group, MarkTimes, Miss, Verdict};
+use super::witness::{Pairs, Sighted, Talk, Witness, quantile};
+use crate::records::Record;
+
+/// Half of a mark's times may be this far off, beyond what two captures differ by.
+const MARK_P50_NS: u64 = 10_000;
+/// 99 of 100 of them.
+const MARK_P99_NS: u64 = 50_000;
+
+/// Judges all records of a run.
+pub(crate) fn compare(
+    scene: &Scene,
+    witness: &Witness,
+    records: &[Record],
+    permits: &Permits,
+) -> Verdict {
+    let mut judge = Judge {
+        scene,
+        witness,
+        verdict: Verdict::new(&scene.scenario, scene.family, scene.asked.len()),
+        times: BTreeMap::new(),
+        cookies: HashMap::new(),
+        attributions: HashMap::new(),
+    };
+    judge.records(records);
+    judge.connection_records(records);
+    judge.cookies();
+    judge.attribution(permits);
+    judge.marks();
+    for talk in &witness.front.connections {
+        let losses = derive::losses(&talk.connection);
+        judge.verdict.losses_front.add(&losses);
+    }
+    for talk in &witness.back.connections {
+        let losses = derive::losses(&talk.connection);
+        judge.verdict.losses_back.add(&losses);
+    }
+    judge.verdict
+}
+
+struct Judge<'a> {
+    scene: &'a Scene,
+    witness: &'a Witness,
+    verdict: Verdict,
+    /// By mark: how far off, ns, and of which call.
+    times: BTreeMap<&'static str, Vec<i64>>,
+    /// By leg and connection: the cookies its records gave it.
+    cookies: HashMap<(&'static str, usize), Vec<String>>,
+    /// By leg: attribution and reason of each record.
+    attributions: HashMap<&'static str, Vec<(String, String, String)>>,
+}
+
+/// What the capture says that a field must say.
+enum Want {
+    /// This.
+    Is(u64),
+    /// One of these: packets crossed.
+    OneOf(Vec<u64>),
+    /// Anything from the first to the second.
+    Within(u64, u64),
+    Text(String),
+    OneOfTexts(Vec<String>),
+    /// Nothing: there was no such thing.
+    Nothing,
+    /// The record may have been written before it happened.
+    PerhapsText(String),
+    /// The capture does not tell.
+    Unknown,
+}
+
+impl Want {
+    fn or_unknown(number: Option<u64>) -> Self {
+        number.map_or(Want::Unknown, Want::Is)
+    }
+
+    fn or_nothing(number: Option<u64>) -> Self {
+        number.map_or(Want::Nothing, Want::Is)
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Want::Is(number) => number.to_string(),
+            Want::OneOf(numbers) => format!("one of {numbers:?}"),
+            Want::Within(from, to) => format!("{from} to {to}"),
+            Want::Text(text) | Want::PerhapsText(text) => text.clone(),
+            Want::OneOfTexts(texts) => texts.join(" or "),
+            Want::Nothing => "nothing".to_owned(),
+            Want::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    fn is_met(&self, found: &Value) -> bool {
+        let number = found.as_u64();
+        let text = found.as_str();
+        match self {
+            Want::Is(wanted) => number == Some(*wanted),
+            Want::OneOf(wanted) => number.is_some_and(|number| wanted.contains(&number)),
+            Want::Within(from, to) => number.is_some_and(|number| (*from..=*to).contains(&number)),
+            Want::Text(wanted) | Want::PerhapsText(wanted) => text == Some(wanted),
+            Want::OneOfTexts(wanted) => wanted.iter().any(|wanted| text == Some(wanted)),
+            Want::Nothing | Want::Unknown => false,
+        }
+    }
+}
+
+/// Judges one record's fields and remembers what its groups came to.
+struct Sheet<'a, 'v> {
+    record: &'a Record,
+    call: &'a str,
+    verdict: &'v mut Verdict,
+    groups: BTreeMap<Group, bool>,
+}
+
+impl Sheet<'_, '_> {
+    fn field(&mut self, group: Group, name: &str, want: Want, may_be_absent: bool, look: &str) {
+        let found = self.record.get(name);
+        let tally = self.verdict.fields.entry(name.to_owned()).or_default();
+        let agreed = match (&want, found) {
+            (Want::Unknown, _) => {
+                tally.underivable += 1;
+                return;
+            }
+            (Want::Nothing, None) => true,
+            (Want::PerhapsText(_), None) => {
+                tally.absent += 1;
+                return;
+            }
+            (_, None) if may_be_absent => {
+                tally.absent += 1;
+                return;
+            }
+            (_, None) => false,
+            (want, Some(found)) => want.is_met(found),
+        };
+        self.judged(group, name, agreed, || want.shown(), look);
+    }
+
+    fn judged(
+        &mut self,
+        group: Group,
+        name: &str,
+        agreed: bool,
+        capture: impl FnOnce() -> String,
+        look: &str,
+    ) {
+        let tally = self.verdict.fields.entry(name.to_owned()).or_default();
+        let held = self.groups.entry(group).or_insert(true);
+        *held &= agreed;
+        if agreed {
+            tally.agreed += 1;
+            return;
+        }
+        tally.missed += 1;
+        let found = self.record.get(name);
+        self.verdict.misses.push(Miss {
+            call: self.call.to_owned(),
+            field: name.to_owned(),
+            record: found.map_or("nothing".to_owned(), Value::to_string),
+            capture: capture(),
+            packets: look.to_owned(),
+        });
+    }
+
+    fn end(self) {
+        for (group, held) in self.groups {
+            let share = self.verdict.groups.entry(group).or_default();
+            share.of += 1;
+            share.agreed += u64::from(held);
+        }
+    }
+}
+
+impl Judge<'_> {
+    fn miss(&mut self, group: Group, call: &str, field: &str, record: String, capture: String) {
+        let share = self.verdict.groups.entry(group).or_default();
+        share.of += 1;
+        let tally = self.verdict.fields.entry(field.to_owned()).or_default();
+        tally.missed += 1;
+        self.verdict.misses.push(Miss {
+            call: call.to_owned(),
+            field: field.to_owned(),
+            record,
+            capture,
+            packets: String::new(),
+        });
+    }
+
+    fn agree(&mut self, group: Group, field: &str) {
+        let share = self.verdict.groups.entry(group).or_default();
+        share.of += 1;
+        share.agreed += 1;
+        self.verdict
+            .fields
+            .entry(field.to_owned())
+            .or_default()
+            .agreed += 1;
+    }
+
+    /// Exactly one record for each call, none for anything else; and then what it says.
+    fn records(&mut self, records: &[Record]) {
+        let mut by_id: HashMap<&str, Vec<&Record>> = HashMap::new();
+        for record in records.iter().filter(|record| record.kind() == "call") {
+            let id = record.call_id().unwrap_or("");
+            by_id.entry(id).or_default().push(record);
+        }
+        for asked in &self.scene.asked {
+            let found = by_id.remove(asked.id.as_str()).unwrap_or_default();
+            let was_seen = self.witness.front.calls.contains_key(&asked.id);
+            match &found[..] {
+                [record] => {
+                    self.agree(Group::Records, "kind");
+                    self.call(asked, record);
+                }
+                // A client that gave up before its request was whole on the wire asked nothing.
+                [] if !was_seen && asked.status.is_none() => {}
+                found => self.miss(
+                    Group::Records,
+                    &asked.id,
+                    "kind",
+                    format!("{} records", found.len()),
+                    "one call".to_owned(),
+                ),
+            }
+        }
+        let mut invented: Vec<&str> = by_id.into_keys().collect();
+        invented.sort_unstable();
+        for id in invented {
+            self.miss(
+                Group::Records,
+                id,
+                "kind",
+                "a record".to_owned(),
+                "no such call was asked".to_owned(),
+            );
+        }
+    }
+
+    fn call(&mut self, asked: &Asked, record: &Record) {
+        let witness = self.witness;
+        let places = |side: &Sighted| side.calls.get(&asked.id).cloned().unwrap_or_default();
+        let front = places(&witness.front);
+        let &[(connection, at)] = &front[..] else {
+            self.miss(
+                Group::Connection,
+                &asked.id,
+                "client.socket.cookie",
+                "a call".to_owned(),
+                format!("{} requests of that name in front.pcap", front.len()),
+            );
+            return;
+        };
+        let client = &witness.front.connections[connection];
+        let upstream = places(&witness.back)
+            .last()
+            .map(|(connection, at)| (*connection, &witness.back.connections[*connection], *at));
+        let base = record.text("timestamp").and_then(wall_ns);
+
+        let mut sheet = Sheet {
+            record,
+            call: &asked.id,
+            verdict: &mut self.verdict,
+            groups: BTreeMap::new(),
+        };
+        answer(&mut sheet, asked, client, at);
+        client_addresses(&mut sheet, asked, client, at);
+        leg(&mut sheet, Leg::Client, client, at);
+        syn(&mut sheet, &client.connection, client.facts[at].serial == 1);
+        if let Some((_, talk, at)) = upstream {
+            upstream_addresses(&mut sheet, talk, at);
+            leg(&mut sheet, Leg::Upstream, talk, at);
+        } else {
+            for name in ["upstream.socket.request_seq", "upstream.wire.bytes_out"] {
+                let never = "the request never left for an upstream";
+                let absent = record.number(name).is_none_or(|number| number == 0)
+                    || record.text("upstream.attribution") != Some("exact");
+                sheet.judged(Group::Connection, name, absent, || never.to_owned(), "");
+            }
+        }
+        marks(&mut sheet, client, at, upstream, base, &mut self.times);
+        order(&mut sheet);
+        time_parts(&mut sheet);
+        sheet.end();
+
+        let legs = [
+            (Leg::Client, Some((connection, client))),
+            (
+                Leg::Upstream,
+                upstream.map(|(connection, talk, _)| (connection, talk)),
+            ),
+        ];
+        for (leg, place) in legs {
+            let name = leg.name();
+            let Some((connection, _)) = place else {
+                continue;
+            };
+            let text = |field: &str| record.text(&format!("{name}.{field}")).unwrap_or("nothing");
+            let cookies = self.cookies.entry((name, connection)).or_default();
+            cookies.push(text("socket.cookie").to_owned());
+            let attribution = text("attribution").to_owned();
+            let key = format!("{name} {attribution}");
+            *self.verdict.attribution.entry(key).or_insert(0) += 1;
+            let reason = text("attribution_reason").to_owned();
+            let list = self.attributions.entry(name).or_default();
+            list.push((asked.id.clone(), attribution, reason));
+        }
+    }
+
+    /// A connection that asked something that was no call has a record of its own; at most one.
+    fn connection_records(&mut self, records: &[Record]) {
+        let mut found: HashMap<(String, u64), Vec<&Record>> = HashMap::new();
+        for record in records
+            .iter()
+            .filter(|record| record.kind() == "connection")
+        {
+            let peer = record.text("network.peer.address").unwrap_or("").to_owned();
+            let port = record.number("network.peer.port").unwrap_or(0);
+            found.entry((peer, port)).or_default().push(record);
+        }
+        for talk in &self.witness.front.connections {
+            let peer = talk.connection.peer;
+            let name = peer.to_string();
+            let key = (peer.ip().to_string(), u64::from(peer.port()));
+            let records = found.remove(&key).unwrap_or_default();
+            let is_owed = talk.carried.rest > 0 && talk.carried.exchanges.is_empty();
+            match (&records[..], is_owed) {
+                ([], false) => {}
+                ([_], _) => self.agree(Group::Records, "connection.stage"),
+                (records, _) => self.miss(
+                    Group::Records,
+                    &name,
+                    "connection.stage",
+                    format!("{} records", records.len()),
+                    format!("one connection with {} bytes of no call", talk.carried.rest),
+                ),
+            }
+        }
+        for (peer, port) in found.into_keys() {
+            self.miss(
+                Group::Records,
+                &format!("{peer} {port}"),
+                "connection.stage",
+                "a record".to_owned(),
+                "no such connection".to_owned(),
+            );
+        }
+    }
+
+    /// One connection, one cookie; two connections, two.
+    fn cookies(&mut self) {
+        let mut owners: HashMap<String, (&'static str, usize)> = HashMap::new();
+        let mut all: Vec<_> = std::mem::take(&mut self.cookies).into_iter().collect();
+        all.sort();
+        for ((leg, connection), cookies) in all {
+            let field = format!("{leg}.socket.cookie");
+            let talk = match leg {
+                "client" => &self.witness.front.connections[connection],
+                _ => &self.witness.back.connections[connection],
+            };
+            let name = talk.connection.peer.to_string();
+            for cookie in cookies {
+                let owner = *owners.entry(cookie.clone()).or_insert((leg, connection));
+                if owner == (leg, connection) {
+                    self.agree(Group::Connection, &field);
+                } else {
+                    self.miss(
+                        Group::Connection,
+                        &name,
+                        &field,
+                        cookie,
+                        "another connection's".to_owned(),
+                    );
+                }
+            }
+            // Nor may one connection have two names.
+            let names = owners
+                .iter()
+                .filter(|(_, owner)| **owner == (leg, connection));
+            let names = names.count();
+            if names > 1 {
+                self.miss(
+                    Group::Connection,
+                    &name,
+                    &field,
+                    format!("{names} cookies"),
+                    "one connection".to_owned(),
+                );
+            }
+        }
+    }
+
+    /// The attributions are those that were fixed beforehand, each as often as it may be.
+    fn attribution(&mut self, permits: &Permits) {
+        for leg in [Leg::Client, Leg::Upstream] {
+            let field = format!("{}.attribution", leg.name());
+            let rows = permits.of(&self.scene.scenario, leg);
+            let found = self.attributions.remove(leg.name()).unwrap_or_default();
+            let mut counts = vec![0_u64; rows.len()];
+            for (call, attribution, reason) in &found {
+                let row = rows.iter().position(|row| {
+                    let has_reason = row.reasons.is_empty() || row.reasons.contains(reason);
+                    row.attribution.name() == attribution && has_reason
+                });
+                match row {
+                    Some(row) => {
+                        counts[row] += 1;
+                        self.agree(Group::Attribution, &field);
+                    }
+                    None => self.miss(
+                        Group::Attribution,
+                        call,
+                        &field,
+                        format!("{attribution} ({reason})"),
+                        "not permitted in this scenario".to_owned(),
+                    ),
+                }
+            }
+            for (row, count) in rows.iter().zip(counts) {
+                let share = count as f64 / found.len().max(1) as f64;
+                let (least, most) = row.share;
+                // Of no calls there is no share.
+                if !found.is_empty() && !(least..=most).contains(&share) {
+                    self.miss(
+                        Group::Attribution,
+                        "all calls",
+                        &field,
+                        format!("{count} of {} are {}", found.len(), row.attribution.name()),
+                        format!("{least} to {most} of them may be"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// How far each mark is off, over all calls.
+    fn marks(&mut self) {
+        for (mark, mut differences) in std::mem::take(&mut self.times) {
+            differences.sort_unstable_by_key(|ns| ns.unsigned_abs());
+            let sizes: Vec<u64> = differences.iter().map(|ns| ns.unsigned_abs()).collect();
+            let captures = captures(&self.witness.pairs, mark);
+            let (Some(p50), Some(p99)) = (quantile(&sizes, 0.5), quantile(&sizes, 0.99)) else {
+                continue;
+            };
+            let own = |share| quantile(captures, share).unwrap_or(0);
+            let us = |ns: u64| ns as f64 / 1000.0;
+            let times = MarkTimes {
+                calls: sizes.len() as u64,
+                p50_us: us(p50),
+                p99_us: us(p99),
+                max_us: us(sizes.last().copied().unwrap_or(0)),
+                captures_p50_us: us(own(0.5)),
+                captures_p99_us: us(own(0.99)),
+            };
+            self.verdict.marks.insert(mark.to_owned(), times);
+            for (name, size, limit, own) in [
+                ("p50", p50, MARK_P50_NS, own(0.5)),
+                ("p99", p99, MARK_P99_NS, own(0.99)),
+            ] {
+                if size > limit + own {
+                    self.miss(
+                        Group::Marks,
+                        "all calls",
+                        &format!("timing.{mark}_us"),
+                        format!("{name} is {} µs off", us(size)),
+                        format!("{} µs, and {} µs between two captures", us(limit), us(own)),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The packets a mark is about were captured twice: there.
+fn captures<'a>(pairs: &'a Pairs, mark: &str) -> &'a [u64] {
+    match mark {
+        "req_first" | "req_last" | "head_arrived" | "resp_acked" => &pairs.front_in,
+        "resp_first" | "resp_last" => &pairs.front_out,
+        "up_sent_first" | "up_sent_last" | "up_resent_last" => &pairs.back_out,
+        _ => &pairs.back_in,
+    }
+}
+
+fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at: usize) {
+    let seen = client.carried.exchanges[at].response.as_ref();
+    let status = seen.filter(|answer| answer.final_start.is_some());
+    let want = Want::or_nothing(status.map(|answer| u64::from(answer.status)));
+    sheet.field(Group::Ending, "http.response.status_code", want, false, "");
+    if let (Some(told), Some(status)) = (asked.status, status) {
+        let same = told == status.status;
+        let capture = || format!("the client saw {told}");
+        sheet.judged(
+            Group::Ending,
+            "http.response.status_code",
+            same,
+            capture,
+            "",
+        );
+    }
+    // What did not come to its end has a reason, and what did has none.
+    let whole = seen.is_some_and(|answer| answer.complete);
+    let is_error = sheet.record.get("error.type").is_some();
+    let has_flags = sheet.record.list("response.flags").next().is_some();
+    if asked.complete && whole && asked.status.is_some_and(|status| status < 500) {
+        let capture = || "a whole answer".to_owned();
+        sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
+    } else if !whole {
+        let capture = || "no whole answer".to_owned();
+        sheet.judged(
+            Group::Ending,
+            "error.type",
+            is_error || has_flags,
+            capture,
+            "",
+        );
+    }
+}
+
+fn client_addresses(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at: usize) {
+    let Connection { local, peer, .. } = client.connection;
+    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+    let same = asked.client == peer;
+    let capture = || format!("{peer} asked, not {}", asked.client);
+    sheet.judged(Group::Connection, "network.peer.port", same, capture, "");
+    for (name, want) in [
+        ("network.peer.address", Want::Text(peer.ip().to_string())),
+        ("network.peer.port", Want::Is(peer.port().into())),
+        ("client.address", Want::Text(peer.ip().to_string())),
+        ("client.port", Want::Is(peer.port().into())),
+        ("network.local.address", Want::Text(local.ip().to_string())),
+        ("network.local.port", Want::Is(local.port().into())),
+        ("network.transport", Want::Text("tcp".to_owned())),
+        ("network.type", Want::Text(family.to_owned())),
+        ("coverage", Want::Text("ebpf".to_owned())),
+        (
+            "client.socket.request_seq",
+            Want::Is(client.facts[at].serial.into()),
+        ),
+    ] {
+        sheet.field(Group::Connection, name, want, false, "");
+    }
+}
+
+fn upstream_addresses(sheet: &mut Sheet<'_, '_>, talk: &Talk, at: usize) {
+    let Connection { local, peer, .. } = talk.connection;
+    let serial = talk.facts[at].serial;
+    for (name, want) in [
+        ("upstream.address", Want::Text(peer.ip().to_string())),
+        ("upstream.port", Want::Is(peer.port().into())),
+        ("upstream.local_port", Want::Is(local.port().into())),
+        ("upstream.socket.request_seq", Want::Is(serial.into())),
+    ] {
+        sheet.field(Group::Connection, name, want, false, "");
+    }
+    let reused = sheet.record.get("upstream.reused").and_then(Value::as_bool);
+    let capture = || format!("call {serial} on its connection");
+    let same = reused == Some(serial > 1);
+    sheet.judged(Group::Connection, "upstream.reused", same, capture, "");
+}
+
+fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) {
+    let facts = &talk.facts[at];
+    let connection = &talk.connection;
+    let s = leg.name();
+    let name = |field: &str| format!("{s}.{field}");
+    let is_partial = sheet.record.text(&name("attribution")) == Some("partial");
+    let look = look(connection, facts);
+    let look = look.as_str();
+    let (request, response) = (&facts.ranges.request, &facts.ranges.response);
+    let (asking, received, sent) = match leg {
+        Leg::Client => (&connection.inbound, request, response),
+        Leg::Upstream => (&connection.outbound, response, request),
+    };
+    let size = |range: &std::ops::Range<u64>| range.end - range.start;
+
+    let first = asking.sequence(request.start).map(u64::from);
+    let last = asking.sequence(request.end.wrapping_sub(1)).map(u64::from);
+    let group = Group::Sequence;
+    sheet.field(
+        group,
+        &name("tcp.seq_first"),
+        Want::or_unknown(first),
+        is_partial,
+        look,
+    );
+    sheet.field(
+        group,
+        &name("tcp.seq_last"),
+        Want::or_unknown(last),
+        is_partial,
+        look,
+    );
+
+    let group = Group::Payload;
+    sheet.field(
+        group,
+        &name("wire.bytes_in"),
+        Want::Is(size(received)),
+        is_partial,
+        look,
+    );
+    sheet.field(
+        group,
+        &name("wire.bytes_out"),
+        Want::Is(size(sent)),
+        is_partial,
+        look,
+    );
+
+    let within = |of: &dyn Fn(&derive::Sums) -> u64, span: &derive::Span| {
+        let (least, most) = (of(&span.certain), of(&span.whole));
+        if least == most {
+            Want::Is(most)
+        } else {
+            Want::Within(least, most)
+        }
+    };
+    let (arrived, left) = (&facts.received, &facts.sent);
+    for (field, want) in [
+        ("wire.segments_in", within(&|sums| sums.segments, arrived)),
+        ("wire.segments_out", within(&|sums| sums.segments, left)),
+        ("wire.ip_bytes_in", within(&|sums| sums.ip_bytes, arrived)),
+        ("wire.ip_bytes_out", within(&|sums| sums.ip_bytes, left)),
+    ] {
+        sheet.field(Group::Packets, &name(field), want, is_partial, look);
+    }
+    for (field, want) in [
+        ("tcp.retransmits", within(&|sums| sums.again, left)),
+        (
+            "tcp.retransmitted_bytes",
+            within(&|sums| sums.again_bytes, left),
+        ),
+        ("tcp.peer_retransmits", within(&|sums| sums.late, arrived)),
+    ] {
+        sheet.field(Group::Retransmits, &name(field), want, is_partial, look);
+    }
+    let group = Group::Headers;
+    let sums = &arrived.certain;
+    if sums.segments > 0 {
+        let ttl = |ttl: Option<u8>| Want::or_unknown(ttl.map(u64::from));
+        sheet.field(
+            group,
+            &name("ip.ttl_min"),
+            ttl(sums.ttl_min),
+            is_partial,
+            look,
+        );
+        sheet.field(
+            group,
+            &name("ip.ttl_max"),
+            ttl(sums.ttl_max),
+            is_partial,
+            look,
+        );
+        sheet.field(group, &name("ip.dscp"), ttl(sums.dscp), is_partial, look);
+        sheet.field(
+            group,
+            &name("ip.ecn"),
+            Want::Is(sums.ecn.into()),
+            is_partial,
+            look,
+        );
+        let flags = Want::Text(flag_names(sums.flags));
+        sheet.field(group, &name("tcp.flags"), flags, is_partial, look);
+    }
+    let windows = facts.window_min.iter().map(|window| u64::from(*window));
+    let windows = match facts.window_min.len() {
+        0 => Want::Unknown,
+        _ => Want::OneOf(windows.collect()),
+    };
+    sheet.field(group, &name("tcp.window_min"), windows, is_partial, look);
+    let mss = mss(connection, leg);
+    sheet.field(group, &name("tcp.mss"), mss, is_partial, look);
+    let closed_us = facts.zero_window_ns / 1000;
+    // Each end of each interval is a packet, and off by no more than any mark may be.
+    let slack = u64::from(facts.zero_windows) * 2 * MARK_P99_NS / 1000;
+    let want = Want::Within(closed_us.saturating_sub(slack), closed_us + slack);
+    sheet.field(
+        group,
+        &name("tcp.zero_window_us"),
+        want,
+        is_partial || size(sent) == 0,
+        look,
+    );
+
+    ending(sheet, leg, talk, at, is_partial, look);
+}
+
+fn ending(
+    sheet: &mut Sheet<'_, '_>,
+    leg: Leg,
+    talk: &Talk,
+    at: usize,
+    is_partial: bool,
+    look: &str,
+) {
+    let facts = &talk.facts[at];
+    let connection = &talk.connection;
+    let name = |field: &str| format!("{}.{field}", leg.name());
+    let kind = match &facts.acked {
+        Some(heard) if heard.has_payload => Want::Text("data".to_owned()),
+        Some(_) => Want::Text("pure".to_owned()),
+        None => Want::Nothing,
+    };
+    sheet.field(Group::Ending, &name("tcp.ack_kind"), kind, is_partial, look);
+
+    let is_last = at + 1 == talk.facts.len();
+    // After this a record may have been written without what came.
+    let books_closed = match leg {
+        Leg::Client => facts.acked.map(|heard| heard.moment),
+        Leg::Upstream => facts.response_last,
+    };
+    let want = match connection.ending() {
+        Some((how, when)) if is_last => {
+            let mut names = vec![how.name().to_owned()];
+            // Two that cross on the way may have been taken in the other order.
+            for (other, later) in connection.endings.iter().skip(1) {
+                if later.ns - when.ns < CROSSING_NS && !names.contains(&other.name().to_owned()) {
+                    names.push(other.name().to_owned());
+                }
+            }
+            let is_owed = books_closed.is_none_or(|closed| when.ns < closed.ns)
+                || (leg == Leg::Client && sheet.record.text("settled") == Some("closed"));
+            match sheet.record.text(&name("tcp.close")) {
+                None if !is_owed => Want::PerhapsText(names.join(" or ")),
+                _ => Want::OneOfTexts(names),
+            }
+        }
+        _ => Want::Nothing,
+    };
+    sheet.field(Group::Ending, &name("tcp.close"), want, false, look);
+    if sheet.record.get(&name("tcp.bytes_acked")).is_some() {
+        let want = Want::Is(facts.acked_bytes);
+        sheet.field(Group::Ending, &name("tcp.bytes_acked"), want, false, look);
+    }
+}
+
+/// What the kernel cuts its segments to: what both ends offered, less the timestamps.
+fn mss(connection: &Connection, leg: Leg) -> Want {
+    let offered = |at: Option<usize>| {
+        let options = &connection.packet(at?).options;
+        let value = option(options, 2)?;
+        Some(u64::from(u16::from_be_bytes([
+            *value.first()?,
+            *value.get(1)?,
+        ])))
+    };
+    let has_timestamps = |at: Option<usize>| {
+        at.is_some_and(|at| option(&connection.packet(at).options, 8).is_some())
+    };
+    let (Some(a), Some(b)) = (offered(connection.syn), offered(connection.syn_ack)) else {
+        return Want::Unknown;
+    };
+    let both = has_timestamps(connection.syn) && has_timestamps(connection.syn_ack);
+    let stamps = if both { 12 } else { 0 };
+    let full = a.min(b) - stamps;
+    // Linux sends no more at once than half of the largest window it ever saw.
+    let widest = connection
+        .heard
+        .iter()
+        .map(|heard| u64::from(heard.window))
+        .max();
+    let _ = leg;
+    match widest.map(|window| (window / 2).max(68 - 20)) {
+        Some(half) if half < full => Want::OneOf(vec![full, half, half - stamps.min(half)]),
+        _ => Want::Is(full),
+    }
+}
+
+fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: bool) {
+    let Some(at) = connection.syn else {
+        return;
+    };
+    let packet = connection.packet(at);
+    let look = format!("front.pcap packet {}", packet.number);
+    let number = |kind: u8| {
+        option(&packet.options, kind).map(|value| {
+            value
+                .iter()
+                .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
+        })
+    };
+    let hops = [32_u64, 64, 128, 255]
+        .into_iter()
+        .find(|initial| *initial >= u64::from(packet.ttl))
+        .map(|initial| initial - u64::from(packet.ttl));
+    for (name, want) in [
+        ("client.syn.ttl", Want::Is(packet.ttl.into())),
+        ("client.syn.hops_guess", Want::or_unknown(hops)),
+        ("client.syn.window", Want::Is(packet.window.into())),
+        ("client.syn.mss", Want::or_nothing(number(2))),
+        ("client.syn.wscale", Want::or_nothing(number(3))),
+        ("client.syn.dscp", Want::Is(u64::from(packet.tos >> 2))),
+        ("client.syn.options", Want::Text(layout(&packet.options))),
+    ] {
+        sheet.field(Group::Syn, name, want, false, &look);
+    }
+    let flag = |sheet: &mut Sheet<'_, '_>, name: &str, want: Option<bool>| {
+        let same = sheet.record.get(name).and_then(Value::as_bool) == want;
+        sheet.judged(Group::Syn, name, same, || format!("{want:?}"), &look);
+    };
+    flag(sheet, "client.syn.df", packet.df);
+    const ECE_CWR: u8 = 0xc0;
+    flag(sheet, "client.syn.ecn", Some(packet.is(ECE_CWR)));
+    let shaken = connection.third.filter(|_| is_first);
+    let want = shaken.map_or(Want::Nothing, |third| {
+        let us = (connection.moment(third).ns - packet.ns) / 1000;
+        Want::Within(us.saturating_sub(2 * SLOW_US), us + 2 * SLOW_US)
+    });
+    sheet.field(Group::Syn, "client.handshake_us", want, false, &look);
+}
+
+/// No single mark may be further off than this, µs, beyond what two captures differ by.
+const SLOW_US: u64 = 150;
+
+/// Names of TCP options in order, as p0f lists them.
+fn layout(options: &[u8]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    let mut rest = options;
+    while let [kind, after @ ..] = rest {
+        let length = match kind {
+            0 => {
+                names.push(format!("eol+{}", after.len()));
+                break;
+            }
+            1 => 1,
+            _ => after.first().map_or(0, |length| usize::from(*length)),
+        };
+        names.push(match kind {
+            1 => "nop".to_owned(),
+            2 => "mss".to_owned(),
+            3 => "ws".to_owned(),
+            4 => "sok".to_owned(),
+            5 => "sack".to_owned(),
+            8 => "ts".to_owned(),
+            other => format!("?{other}"),
+        });
+        if length == 0 || length > rest.len() {
+            break;
+        }
+        rest = &rest[length..];
+    }
+    names.join(",")
+}
+
+fn flag_names(flags: u8) -> String {
+    let names = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
+    let set = names
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| flags >> bit & 1 == 1);
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+}
+
+fn look(connection: &Connection, facts: &Facts) -> String {
+    let packet = |moment: Option<Moment>| moment.map_or("-".to_owned(), |at| at.packet.to_string());
+    format!(
+        "{} - {}: request {}..{}, response {}..{}",
+        connection.peer,
+        connection.local,
+        packet(facts.request_first),
+        packet(facts.request_last),
+        packet(facts.response_first),
+        packet(facts.response_last),
+    )
+}
+
+/// The marks that are on the wire, each against the packet it is about.
+fn marks(
+    sheet: &mut Sheet<'_, '_>,
+    client: &Talk,
+    at: usize,
+    upstream: Option<(usize, &Talk, usize)>,
+    base: Option<u64>,
+    times: &mut BTreeMap<&'static str, Vec<i64>>,
+) {
+    let facts = &client.facts[at];
+    let acked = |facts: &Facts| facts.acked.map(|heard| heard.moment);
+    let mut wanted = vec![
+        (Leg::Client, "req_first", facts.request_first),
+        (Leg::Client, "req_last", facts.request_last),
+        (Leg::Client, "head_arrived", facts.head_last),
+        (Leg::Client, "resp_first", facts.response_first),
+        (Leg::Client, "resp_last", facts.response_last),
+        (Leg::Client, "resp_acked", acked(facts)),
+    ];
+    if let Some((_, talk, at)) = upstream {
+        let facts = &talk.facts[at];
+        let connected = talk.connection.syn_ack.map(|at| talk.connection.moment(at));
+        let is_new = facts.serial == 1;
+        wanted.extend([
+            (Leg::Upstream, "up_connected", connected.filter(|_| is_new)),
+            (Leg::Upstream, "up_sent_first", facts.request_first),
+            (Leg::Upstream, "up_sent_last", facts.request_last),
+            (Leg::Upstream, "up_resent_last", facts.resent_last),
+            (Leg::Upstream, "up_acked", acked(facts)),
+            (Leg::Upstream, "up_first", facts.response_first),
+            (Leg::Upstream, "up_last", facts.response_last),
+        ]);
+    }
+    for (leg, mark, seen) in wanted {
+        let field = format!("timing.{mark}_us");
+        let told = sheet.record.get(&field).and_then(Value::as_i64);
+        let is_partial =
+            sheet.record.text(&format!("{}.attribution", leg.name())) == Some("partial");
+        let (told, seen) = match (told, seen) {
+            (None, None) => continue,
+            (None, Some(_)) if is_partial => {
+                sheet.verdict.fields.entry(field).or_default().absent += 1;
+                continue;
+            }
+            (None, Some(seen)) => {
+                let capture = || format!("packet {}", seen.packet);
+                sheet.judged(Group::Marks, &field, false, capture, "");
+                continue;
+            }
+            (Some(_), None) => {
+                sheet.judged(
+                    Group::Marks,
+                    &field,
+                    false,
+                    || "no such packet".to_owned(),
+                    "",
+                );
+                continue;
+            }
+            (Some(told), Some(seen)) => (told, seen),
+        };
+        let Some(base) = base else {
+            sheet.judged(Group::Marks, "timestamp", false, || "a time".to_owned(), "");
+            return;
+        };
+        let off = base as i64 + told * 1000 - seen.ns as i64;
+        times.entry(mark).or_default().push(off);
+        let held = off.unsigned_abs() <= SLOW_US * 1000;
+        let capture = || format!("packet {}, {} µs from there", seen.packet, off / 1000);
+        sheet.judged(Group::Marks, &field, held, capture, "");
+    }
+}
+
+/// Marks that only the gateway can set lie between those on the wire.
+fn order(sheet: &mut Sheet<'_, '_>) {
+    let mark = |name: &str| sheet.record.get(&format!("timing.{name}_us"))?.as_i64();
+    let pairs = [
+        ("head_arrived", "head_read"),
+        ("head_read", "up_begin"),
+        ("up_begin", "up_connected"),
+        ("up_connected", "up_secured"),
+        ("up_connected", "up_sent_first"),
+        ("up_secured", "up_sent_first"),
+        ("up_begin", "up_sent_first"),
+        ("up_first", "resp_read"),
+        ("resp_read", "resp_first"),
+        ("resp_read", "resp_written"),
+        ("head_read", "resp_written"),
+    ];
+    let mut wrong = Vec::new();
+    for (earlier, later) in pairs {
+        if let (Some(from), Some(to)) = (mark(earlier), mark(later)) {
+            wrong.push((later, earlier, from <= to));
+        }
+    }
+    for (later, earlier, held) in wrong {
+        let capture = || format!("not before {earlier}");
+        sheet.judged(
+            Group::Marks,
+            &format!("timing.{later}_us"),
+            held,
+            capture,
+            "",
+        );
+    }
+}
+
+/// The parts follow from the marks, and add up to the whole.
+fn time_parts(sheet: &mut Sheet<'_, '_>) {
+    let told: BTreeMap<&str, u64> = sheet.record.parts_us().collect();
+    let total: u64 = told.values().sum();
+    let delivered = sheet.record.number("delivered_us");
+    let mark = |name: &str| sheet.record.get(&format!("timing.{name}_us"))?.as_i64();
+    let whole = mark("req_first")
+        .zip(mark("resp_acked"))
+        .map(|(from, to)| to - from);
+    let whole = whole.and_then(|whole| u64::try_from(whole).ok());
+    let same = delivered == whole && (delivered.is_none() || delivered == Some(total));
+    let capture = || format!("{whole:?} by the marks, {total} by the parts");
+    sheet.judged(Group::Parts, "delivered_us", same, capture, "");
+    let whole = mark("req_first")
+        .zip(mark("resp_last"))
+        .map(|(from, to)| to - from);
+    let whole = whole.and_then(|whole| u64::try_from(whole).ok());
+    let same = sheet.record.number("duration_us") == whole;
+    sheet.judged(
+        Group::Parts,
+        "duration_us",
+        same,
+        || format!("{whole:?} by the marks"),
+        "",
+    );
+    let whole = mark("head_read")
+        .zip(mark("resp_written"))
+        .map(|(from, to)| to - from);
+    let whole = whole.and_then(|whole| u64::try_from(whole).ok());
+    let same = sheet.record.number("gateway.duration_us") == whole;
+    let capture = || format!("{whole:?} by the marks");
+    sheet.judged(Group::Parts, "gateway.duration_us", same, capture, "");
+    match parts::parts(sheet.record) {
+        None => {
+            let capture = || "no acknowledgement ended it".to_owned();
+            sheet.judged(Group::Parts, "delivered_us", told.is_empty(), capture, "");
+        }
+        Some(Err(why)) => sheet.judged(Group::Parts, "time.delivery_us", false, || why, ""),
+        Some(Ok(parts)) => {
+            let mut names: Vec<String> = parts.keys().cloned().collect();
+            names.extend(told.keys().map(|name| (*name).to_owned()));
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                let wanted = parts.get(&name).copied().unwrap_or(0);
+                let found = told.get(name.as_str()).copied().unwrap_or(0);
+                let field = format!("time.{name}_us");
+                let capture = || format!("{wanted}, by the marks");
+                sheet.judged(Group::Parts, &field, wanted == found, capture, "");
+            }
+        }
+    }
+}
+
+/// Nanoseconds since 1970 of `2026-11-22T17:24:25.293940Z`.
+fn wall_ns(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut clock = clock.splitn(3, ':').map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    // Days since 1970 by the calendar that begins its years in March.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 1
+        - 719_468;
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    let fraction: u64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    Some(u64::try_from(seconds).ok()? * 1_000_000_000 + fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_is_nanoseconds() {
+        assert_eq!(wall_ns("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(
+            wall_ns("2026-11-22T17:24:25.293940Z"),
+            Some(1_795_368_265_293_940_000)
+        );
+        assert_eq!(
+            wall_ns("2024-02-29T23:59:59.5Z"),
+            Some(1_709_251_199_500_000_000)
+        );
+        assert_eq!(wall_ns("yesterday"), None);
+    }
+
+    #[test]
+    fn options_are_named_as_p0f_does() {
+        let options = [
+            2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
+        assert_eq!(layout(&options), "mss,sok,ts,nop,ws");
+        assert_eq!(layout(&[1, 0, 0, 0]), "nop,eol+2");
+    }
+
+    #[test]
+    fn flags_are_named_from_the_lowest_bit() {
+        assert_eq!(flag_names(0x19), "FIN,PSH,ACK");
+    }
+}

@@ -1,0 +1,265 @@
+//! What the captures of one run show: connections, the calls on them, and what two captures of the
+//! same packet differ by.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+
+use super::calls::{self, Carried, Text};
+use super::connection::{self, Connection, Flow, Side};
+use super::derive::{self, Facts, Ranges};
+use super::dissect::{self, Depth, Packet};
+use super::evidence::{self, Evidence, Scene};
+
+/// All that was seen.
+pub(crate) struct Witness {
+    pub(crate) front: Sighted,
+    pub(crate) back: Sighted,
+    pub(crate) pairs: Pairs,
+}
+
+/// One side of the gateway.
+pub(crate) struct Sighted {
+    pub(crate) connections: Vec<Talk>,
+    /// Where each call is: the connection and the how many-th on it, in the order of its attempts.
+    pub(crate) calls: HashMap<String, Vec<(usize, usize)>>,
+}
+
+/// A connection and what it carried.
+pub(crate) struct Talk {
+    pub(crate) connection: Connection,
+    pub(crate) carried: Carried,
+    pub(crate) facts: Vec<Facts>,
+}
+
+/// By how many nanoseconds two captures of the same packet differ, sorted; per cable and direction.
+#[derive(Default)]
+pub(crate) struct Pairs {
+    pub(crate) front_in: Vec<u64>,
+    pub(crate) front_out: Vec<u64>,
+    pub(crate) back_in: Vec<u64>,
+    pub(crate) back_out: Vec<u64>,
+}
+
+/// Reads the captures.
+pub(crate) fn hear(evidence: &Evidence, scene: &Scene) -> anyhow::Result<Witness> {
+    ensure!(
+        scene.capture_drops == 0,
+        "void: the captures lost {} packets",
+        scene.capture_drops
+    );
+    let mut pairs = Pairs::default();
+    let front = packets(evidence, "front.pcap", Depth::Payload)?;
+    let far = packets(evidence, "front-far.pcap", Depth::Headers)?;
+    let is_front_in = |packet: &Packet| packet.to == scene.server;
+    (pairs.front_in, pairs.front_out) = differences(&front, &far, is_front_in);
+    let back = packets(evidence, "back.pcap", Depth::Payload)?;
+    let far = packets(evidence, "back-far.pcap", Depth::Headers)?;
+    let is_back_in = |packet: &Packet| scene.upstreams.contains(&packet.from);
+    (pairs.back_in, pairs.back_out) = differences(&back, &far, is_back_in);
+
+    let front = connection::sort(front, Side::Front);
+    let front = front.into_iter().filter(|seen| seen.local == scene.server);
+    let back = connection::sort(back, Side::Back);
+    Ok(Witness {
+        front: sight(front.collect(), Side::Front, scene.front).context("front.pcap")?,
+        back: sight(back, Side::Back, scene.back).context("back.pcap")?,
+        pairs,
+    })
+}
+
+fn packets(evidence: &Evidence, name: &str, depth: Depth) -> anyhow::Result<Vec<Packet>> {
+    let packets = dissect::dissect(&evidence.file(name), depth)?;
+    ensure!(!packets.is_empty(), "void: {name} holds no TCP packet");
+    Ok(packets)
+}
+
+fn sight(
+    connections: Vec<Connection>,
+    side: Side,
+    carried: evidence::Carried,
+) -> anyhow::Result<Sighted> {
+    let mut sighted = Sighted {
+        connections: Vec::new(),
+        calls: HashMap::new(),
+    };
+    for connection in connections {
+        let shown = || format!("{} - {}", connection.peer, connection.local);
+        let carried = match carried {
+            evidence::Carried::Http1 => in_the_clear(&connection, side).with_context(shown)?,
+            other => anyhow::bail!("{other:?} cannot be judged yet"),
+        };
+        let mut answered = 0;
+        let ranges: Vec<Ranges> = carried
+            .exchanges
+            .iter()
+            .map(|call| {
+                let response = call.response.as_ref();
+                let range = response.map_or(answered..answered, |answer| answer.range.clone());
+                answered = range.end;
+                Ranges {
+                    request: call.request.clone(),
+                    head_end: call.head_end,
+                    response: range,
+                    final_start: response.and_then(|answer| answer.final_start),
+                }
+            })
+            .collect();
+        for (at, call) in carried.exchanges.iter().enumerate() {
+            if let Some(id) = &call.id {
+                let places = sighted.calls.entry(id.clone()).or_default();
+                places.push((sighted.connections.len(), at));
+            }
+        }
+        let facts = derive::facts(&connection, side, &ranges);
+        sighted.connections.push(Talk {
+            connection,
+            carried,
+            facts,
+        });
+    }
+    Ok(sighted)
+}
+
+fn in_the_clear(connection: &Connection, side: Side) -> anyhow::Result<Carried> {
+    let ended = connection.ending().is_some();
+    // A gap that was never filled is where reading ends; what was sent is known to its end.
+    let inbound = Clear {
+        flow: &connection.inbound,
+        packets: &connection.packets,
+        end: connection.inbound.in_order,
+        ended,
+    };
+    let outbound = Clear {
+        flow: &connection.outbound,
+        packets: &connection.packets,
+        end: connection.outbound.high,
+        ended,
+    };
+    match side {
+        Side::Front => calls::find(&inbound, &outbound),
+        Side::Back => calls::find(&outbound, &inbound),
+    }
+}
+
+struct Clear<'a> {
+    flow: &'a Flow,
+    packets: &'a [Packet],
+    end: u64,
+    ended: bool,
+}
+
+impl Text for Clear<'_> {
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended
+    }
+
+    fn read(&self, from: u64, max: usize) -> Vec<u8> {
+        let max = max.min(usize::try_from(self.end.saturating_sub(from)).unwrap_or(usize::MAX));
+        self.flow.read(self.packets, from, max)
+    }
+}
+
+/// What tells a packet from all others, but not from its own copies.
+#[derive(PartialEq, Eq, Hash)]
+struct Likeness {
+    from: SocketAddr,
+    to: SocketAddr,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    payload: u32,
+    window: u16,
+    ip_id: u32,
+    options: u64,
+}
+
+impl Likeness {
+    fn of(packet: &Packet) -> Self {
+        let mut hasher = DefaultHasher::new();
+        packet.options.hash(&mut hasher);
+        Self {
+            from: packet.from,
+            to: packet.to,
+            seq: packet.seq,
+            ack: packet.ack,
+            flags: packet.flags,
+            payload: packet.payload,
+            window: packet.window,
+            ip_id: packet.ip_id,
+            options: hasher.finish(),
+        }
+    }
+}
+
+/// Finds each packet in both captures; the n-th copy here is the n-th there.
+fn differences(
+    near: &[Packet],
+    far: &[Packet],
+    is_inbound: impl Fn(&Packet) -> bool,
+) -> (Vec<u64>, Vec<u64>) {
+    let mut times: HashMap<Likeness, Vec<u64>> = HashMap::new();
+    for packet in far.iter().rev() {
+        let copies = times.entry(Likeness::of(packet)).or_default();
+        copies.push(packet.ns);
+    }
+    let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
+    for packet in near {
+        let Some(ns) = times.get_mut(&Likeness::of(packet)).and_then(Vec::pop) else {
+            continue;
+        };
+        let list = if is_inbound(packet) {
+            &mut inbound
+        } else {
+            &mut outbound
+        };
+        list.push(packet.ns.abs_diff(ns));
+    }
+    inbound.sort_unstable();
+    outbound.sort_unstable();
+    (inbound, outbound)
+}
+
+/// A quantile of sorted numbers.
+pub(crate) fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * share).ceil() as usize).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::testing::Script;
+    use super::*;
+
+    #[test]
+    fn copies_of_a_packet_are_paired_in_order() {
+        let mut script = Script::new(0, 0);
+        script.peer(0, 0, b"a");
+        script.peer(0, 0, b"a");
+        script.own(0, 1, b"b");
+        let near = script.packets.clone();
+        let mut far = near.clone();
+        for (packet, later) in far.iter_mut().zip([1, 2, 3, 40, 50, 60]) {
+            packet.ns += later;
+        }
+        far.remove(2);
+        let gateway = near[0].to;
+        let (inbound, outbound) = differences(&near, &far, |packet| packet.to == gateway);
+        assert_eq!((inbound, outbound), (vec![1, 40, 50], vec![2, 60]));
+    }
+
+    #[test]
+    fn quantiles_are_of_what_is_there() {
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[7], 0.99), Some(7));
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile(&hundred, 0.99), Some(100));
+        assert_eq!(quantile(&hundred, 0.5), Some(51));
+    }
+}
