@@ -23,3 +23,8 @@ bench: ## Measure what a record costs: CPU time per call, tap and records on and
 	@scripts/bootstrap --test
 	cargo build --release -p calltap
 	cargo run --release -p calltap-loadtest -- cost
+
+fingerprints: ## Compare the fingerprints in records with those that p0f and a capture give
+	@scripts/bootstrap --test
+	cargo build -p calltap
+	cargo run -p calltap-loadtest -- fingerprints $(if $(JA4),--ja4 $(JA4))

@@ -13,7 +13,7 @@ use calltap_loadtest::cleanup;
 use calltap_loadtest::cost::{self, Effort};
 use calltap_loadtest::delays::{self, Found, Place};
 use calltap_loadtest::faults;
-use calltap_loadtest::fingerprints::{self, Finding, syn};
+use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
 use calltap_loadtest::lab;
 use calltap_loadtest::truth;
@@ -126,6 +126,12 @@ struct FingerprintsArgs {
     /// The calltap binary to start; by default the one beside this program
     #[arg(long)]
     calltap: Option<PathBuf>,
+    /// Only these
+    #[arg(long, value_parser = ["syn", "ja4"])]
+    only: Option<String>,
+    /// Also the ClientHellos of this file: JSON, a list of {"client_hello": hex, "ja4": text}
+    #[arg(long)]
+    ja4: Option<PathBuf>,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -299,21 +305,55 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn fingerprints(arguments: FingerprintsArgs) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = lab::missing().or_else(syn::missing) {
+    let wanted = |what: &str| arguments.only.as_deref().is_none_or(|only| only == what);
+    let mut missing = lab::missing();
+    if wanted("syn") {
+        missing = missing.or_else(syn::missing);
+    }
+    if wanted("ja4") {
+        missing = missing.or_else(tls::missing);
+    }
+    if let Some(reason) = missing {
         anyhow::bail!("fingerprints cannot be compared here: {reason}");
     }
-    let findings = syn::compare(&calltap(arguments.calltap)?, syn::Extent::All)?;
-    let held = !findings.is_empty() && findings.iter().all(Finding::held);
+    let vectors = match &arguments.ja4 {
+        Some(file) => tls::read_vectors(file)?,
+        None => Vec::new(),
+    };
+    let calltap = calltap(arguments.calltap.clone())?;
+    let mut shown = serde_json::Map::new();
+    let mut held = true;
+    if wanted("syn") {
+        let findings = syn::compare(&calltap, Extent::All)?;
+        held &= show("client.syn.p0f", &findings, arguments.json, &mut shown);
+    }
+    if wanted("ja4") {
+        let findings = tls::compare(&calltap, &vectors, Extent::All)?;
+        held &= show("tls.client.ja4", &findings, arguments.json, &mut shown);
+    }
     if arguments.json {
-        println!("{}", serde_json::json!({ "held": held, "syn": findings }));
-    } else {
-        print!("{}", fingerprints::render(&findings));
+        println!("{}", serde_json::json!({ "held": held, "fields": shown }));
     }
     Ok(if held {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Prints what was found of one field, or keeps it for later, and says whether it is right.
+fn show(
+    field: &str,
+    findings: &[Finding],
+    json: bool,
+    shown: &mut serde_json::Map<String, serde_json::Value>,
+) -> bool {
+    if json {
+        shown.insert(field.to_owned(), serde_json::json!(findings));
+    } else {
+        println!("## {field}\n\n{}", fingerprints::render(findings));
+    }
+    !findings.is_empty() && findings.iter().all(Finding::held)
 }
 
 fn cost(arguments: &CostArgs) -> anyhow::Result<ExitCode> {

@@ -2,14 +2,29 @@
 //!
 //! Of a SYN: [`syn`] connects in every way a Linux client can be made to, and in ways that none would,
 //! and asks the real [`p0f`], which listens on the gateway's interface, for the signature of each.
-//! Knows nothing of how calltap makes its own.
+//!
+//! Of a TLS client: [`tls`] has curl, openssl, Chromium and a client of its own connect, the last with
+//! its ClientHello in pieces, and [`ja4`] takes the fingerprint of each from a capture, by tshark.
+//!
+//! Neither knows anything of how calltap makes its own.
 
+pub mod ja4;
 pub mod p0f;
 pub mod syn;
+pub mod tls;
 
 use serde::Serialize;
 
 use crate::table;
+
+/// Which clients to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of them.
+    All,
+    /// What fits into a test: not every setting of a kernel, and no browser.
+    Some,
+}
 
 /// One client: the fingerprint expected, and the one in its record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use super::Finding;
 use super::p0f::P0f;
+use super::{Extent, Finding};
 use crate::backend::{Backend, Transport};
 use crate::gateway::{Gateway, Setup};
 use crate::lab::Namespace;
@@ -198,15 +198,6 @@ const STACKS: &[Stack] = &[
         ..stack("multipath TCP")
     },
 ];
-
-/// Which clients to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// All of them.
-    All,
-    /// A few of the kernel's own and all of the handmade, IPv4 and IPv6.
-    Some,
-}
 
 /// How many of the kernel's own are a few.
 const SOME_STACKS: usize = 9;
