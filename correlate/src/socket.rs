@@ -132,6 +132,8 @@ pub struct Counters {
     pub mss: Option<u32>,
     /// The kernel's delivery rate estimate, bytes per second.
     pub delivery_rate_bytes_per_s: Option<u64>,
+    /// The peer reset it, be it the first to end it or not.
+    pub peer_reset: bool,
     /// How it ended, once it has.
     pub close: Option<Close>,
     /// When it ended.
@@ -160,6 +162,9 @@ pub struct Turn {
     pub ip_bytes: u64,
     /// When the turn's last byte was last re-sent; 0 if never. Sent turns only.
     pub end_resent_ns: u64,
+    /// Retransmission timeouts while a byte of the turn was the oldest in flight. Sent turns only;
+    /// absent also where there were more than the ledger counts.
+    pub timeouts: Option<u32>,
     /// Smallest TTL or hop limit seen.
     pub ttl_min: u8,
     /// Largest TTL or hop limit seen.

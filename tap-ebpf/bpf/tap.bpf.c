@@ -345,6 +345,7 @@ static __always_inline void send(struct ledger *l, const struct packet *p)
 		if (!turns || received != l->sent.received_seen || cut != l->sent.cut_seen) {
 			turn = &l->sent_turns[turns & (TURNS - 1)];
 			begin_turn(turn, p, high);
+			l->turn_timeouts[turns & (TURNS - 1)] = 0;
 			fence(); /* ingress reads the turns that this number promises */
 			WRITE(l->sent.turns, turns + 1);
 		} else {
@@ -493,10 +494,12 @@ static __always_inline enum count acknowledge(struct ledger *l, const struct pac
 
 	begin_write(&l->received.version);
 	advances = ack > (__s64)acked;
-	watch_window(l, p, newest);
-	if (!advances && !p->payload && sent > acked && window == l->received.window &&
-	    !(p->tcp_flags & FLAG_FIN))
-		l->received.dup_acks += 1;
+	if (!(p->tcp_flags & FLAG_RST)) { /* which has a window, but offers none */
+		watch_window(l, p, newest);
+		if (!advances && !p->payload && sent > acked && window == l->received.window &&
+		    !(p->tcp_flags & FLAG_FIN))
+			l->received.dup_acks += 1;
+	}
 	l->received.acked_offset = ack;
 
 	for (__u32 i = 0; i < TURNS_IN_SIGHT; i++) {
@@ -578,6 +581,7 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 	struct bpf_tcp_sock *tcp;
 	enum count wrong = COUNTS;
 	struct ledger *l;
+	bool is_reset;
 	__u32 rcv_nxt;
 
 	if (READ(s->place) == PLACE_UNTAPPED)
@@ -614,15 +618,23 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 	}
 	if (p.tcp_flags & FLAG_SYN)
 		return;
-	if (p.tcp_flags & FLAG_RST) {
-		if (p.seq - rcv_nxt <= receive_window_max)
-			l->received.rst = 1;
+	is_reset = p.tcp_flags & FLAG_RST;
+	if (is_reset && p.seq - rcv_nxt > receive_window_max)
 		return;
-	}
 	bpf_spin_lock(&s->lock);
-	wrong = acknowledge(l, &p);
-	if (wrong == COUNTS && p.payload)
-		wrong = receive(l, &p, rcv_nxt);
+	/* Who aborts says with the same packet how much it had, and TCP believes it if it is in order. */
+	if (!is_reset || p.seq == rcv_nxt)
+		wrong = acknowledge(l, &p);
+	if (is_reset) {
+		wrong = COUNTS; /* one without an acknowledgement is as good */
+		l->received.rst = 1;
+	} else if (wrong == COUNTS) {
+		if (p.payload)
+			wrong = receive(l, &p, rcv_nxt);
+		if (p.tcp_flags & FLAG_FIN &&
+		    p.seq + p.payload - rcv_nxt <= receive_window_max)
+			l->received.fin = 1;
+	}
 	bpf_spin_unlock(&s->lock);
 	if (wrong != COUNTS)
 		count(wrong);
@@ -662,8 +674,15 @@ static __always_inline void leaves(struct __sk_buff *skb, struct socket *s)
 			l->close = CLOSE_RST_OUT;
 		return;
 	}
-	if (p.tcp_flags & FLAG_FIN)
+	if (p.tcp_flags & FLAG_FIN) {
 		WRITE(l->sent.fin, 1);
+		/* Here, not when the socket was closed: a FIN waits for what is to be sent before it,
+		 * for ever if the peer is gone. */
+		if (l->close == CLOSE_UNKNOWN)
+			l->close = READ(l->received.rst) ? CLOSE_RST_IN :
+				   READ(l->received.fin) ? CLOSE_FIN_PEER :
+							   CLOSE_FIN_LOCAL;
+	}
 	if (p.payload)
 		send(l, &p);
 }
@@ -923,6 +942,8 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct ledger *l, _
 
 		if (READ(l->received.rst))
 			l->close = CLOSE_RST_IN;
+		else if (READ(l->received.fin))
+			l->close = CLOSE_FIN_PEER;
 		else if (!READ(l->received.window) || (tcp && tcp->icsk_retransmits))
 			l->close = CLOSE_TIMEOUT;
 	}
@@ -938,12 +959,9 @@ static __always_inline void state_changed(struct bpf_sock_ops *ctx, struct ledge
 {
 	switch (ctx->args[1]) {
 	case BPF_TCP_CLOSE_WAIT:
+	case BPF_TCP_CLOSING: /* ours had not left yet, or egress has said so */
 		if (l->close == CLOSE_UNKNOWN)
 			l->close = CLOSE_FIN_PEER;
-		break;
-	case BPF_TCP_FIN_WAIT1:
-		if (l->close == CLOSE_UNKNOWN)
-			l->close = CLOSE_FIN_LOCAL;
 		break;
 	case BPF_TCP_CLOSE:
 		closed(ctx, l, place);
@@ -951,6 +969,29 @@ static __always_inline void state_changed(struct bpf_sock_ops *ctx, struct ledge
 	default:
 		break;
 	}
+}
+
+/* The turn whose byte is to be acknowledged next pays for the timeout, as it does for the repeat. */
+static __always_inline void timed_out(struct ledger *l)
+{
+	__u64 acked = READ(l->received.acked_offset);
+	__u32 newest = l->sent.turns;
+
+	begin_write(&l->sent.version);
+	l->sent.timeouts += 1;
+	for (__u32 i = 0; i < TURNS; i++) {
+		__u32 place = (newest - i - 1) & (TURNS - 1);
+		struct turn *turn = &l->sent_turns[place];
+
+		if (i >= newest || acked >= turn->end_offset)
+			break; /* what is repeated is a FIN */
+		if (acked >= turn->first_offset) {
+			if (l->turn_timeouts[place] < TIMEOUTS_MAX)
+				l->turn_timeouts[place] += 1;
+			break;
+		}
+	}
+	end_write(&l->sent.version);
 }
 
 /* Callbacks of a socket that has a ledger. */
@@ -983,7 +1024,7 @@ static __always_inline void progressed(struct bpf_sock_ops *ctx)
 			WRITE(l->sent.resent_segments, l->sent.resent_segments + ctx->args[1]);
 		break;
 	case BPF_SOCK_OPS_RTO_CB:
-		WRITE(l->sent.timeouts, l->sent.timeouts + 1);
+		timed_out(l);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		state_changed(ctx, l, place);

@@ -20,6 +20,7 @@
 #define SYN_HEADERS_MAX 100U /* IPv6 header and the longest TCP header */
 #define WINDOW_SHIFT_UNKNOWN 0xff
 #define WINDOW_UNKNOWN 0xffffffffU
+#define TIMEOUTS_MAX 0xffU
 
 /* One unbroken run of payload in one direction. */
 struct turn {
@@ -95,7 +96,7 @@ struct received {
 	__u32 window;             /* bytes, or WINDOW_UNKNOWN */
 	__u32 arrivals;           /* so far; the newest is at (arrivals - 1) % ARRIVALS */
 	__u32 rst;                /* a RST in the window arrived */
-	__u32 pad;
+	__u32 fin;                /* a FIN in the window arrived */
 };
 
 /* How a connection ended: what came first. */
@@ -130,7 +131,9 @@ struct ledger {
 	struct received received;
 	__u32 cut_sent;           /* owner: the process. A change begins a new turn. */
 	__u32 cut_received;
-	__u64 pad_turns;
+	/* By place in sent_turns, owner as for those: timeouts while the turn's first unacknowledged
+	 * byte was the oldest in flight. TIMEOUTS_MAX: as many or more. */
+	__u8 turn_timeouts[TURNS];
 	struct turn sent_turns[TURNS];
 	struct turn received_turns[TURNS];
 	struct ack acks[TURNS];

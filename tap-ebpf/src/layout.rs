@@ -12,6 +12,8 @@ pub(crate) const ARRIVALS: usize = 16;
 pub(crate) const SYN_HEADERS_MAX: usize = 100;
 /// No scale is known for the peer's windows.
 pub(crate) const WINDOW_SHIFT_UNKNOWN: u8 = 0xff;
+/// As many timeouts of a turn, or more.
+pub(crate) const TIMEOUTS_MAX: u8 = 0xff;
 /// No window is known.
 pub(crate) const WINDOW_UNKNOWN: u32 = u32::MAX;
 
@@ -105,7 +107,7 @@ pub(crate) struct Received {
     pub(crate) window: u32,
     pub(crate) arrivals: u32,
     pub(crate) rst: u32,
-    pub(crate) pad: u32,
+    pub(crate) fin: u32,
 }
 
 /// The part of `struct ledger` before its halves: who the socket is.
@@ -139,7 +141,7 @@ pub(crate) struct Ledger {
     pub(crate) received: Received,
     pub(crate) cut_sent: u32,
     pub(crate) cut_received: u32,
-    pub(crate) pad_turns: u64,
+    pub(crate) turn_timeouts: [u8; TURNS],
     pub(crate) sent_turns: [Turn; TURNS],
     pub(crate) received_turns: [Turn; TURNS],
     pub(crate) acks: [Ack; TURNS],
@@ -365,7 +367,7 @@ mod tests {
             received,
             cut_sent,
             cut_received,
-            pad_turns,
+            turn_timeouts,
             sent_turns,
             received_turns,
             acks,
@@ -453,7 +455,7 @@ mod tests {
                     window,
                     arrivals,
                     rst,
-                    pad,
+                    fin,
                 }),
             ),
             ("socket", mirror!(Socket { lock, place, early })),

@@ -14,7 +14,7 @@ use calltap_correlate::socket::{
 };
 use smallvec::SmallVec;
 
-use crate::layout::{self, ARRIVALS, TURNS, WINDOW_SHIFT_UNKNOWN, WINDOW_UNKNOWN};
+use crate::layout::{self, ARRIVALS, TIMEOUTS_MAX, TURNS, WINDOW_SHIFT_UNKNOWN, WINDOW_UNKNOWN};
 use crate::slots::Slot;
 use crate::tap::Claim;
 
@@ -110,6 +110,7 @@ impl Ledger {
                 ip_bytes: Some(received.ip_bytes),
             });
             counters.acked_offset = Some(received.acked_offset);
+            counters.peer_reset = received.rst != 0;
             counters.peer_retransmits = Some(received.late_segments);
             counters.dup_acks = Some(received.dup_acks);
         }
@@ -133,7 +134,14 @@ impl Ledger {
             return unreadable();
         };
         let Some((turns, newest)) = slot.consistent_sent(|| {
-            touching(range, slot.sent_turns(), |serial| slot.sent_turn(serial))
+            let (mut turns, newest) =
+                touching(range, slot.sent_turns(), |serial| slot.sent_turn(serial));
+            let count = turns.turns.len() as u32;
+            for (turn, serial) in turns.turns.iter_mut().zip(newest.wrapping_sub(count) + 1..) {
+                let timeouts = slot.turn_timeouts(serial);
+                turn.timeouts = (timeouts < TIMEOUTS_MAX).then_some(timeouts.into());
+            }
+            (turns, newest)
         }) else {
             return unreadable();
         };
@@ -174,7 +182,11 @@ impl Ledger {
                 if received.zero_turn == serial && turn.end_offset < range.end {
                     let open_ns = match received.zero_since_ns {
                         0 => received.zero_pending_ns,
-                        since_ns => crate::monotonic_ns().saturating_sub(since_ns),
+                        // A window that nobody opened again was closed until there was no
+                        // connection any more.
+                        since_ns => nonzero(slot.closed_ns())
+                            .unwrap_or_else(crate::monotonic_ns)
+                            .saturating_sub(since_ns),
                     };
                     if open_ns > 0 {
                         turn.ack.zero_window_ns += open_ns;
@@ -309,6 +321,7 @@ fn public(turn: &layout::Turn) -> Turn {
         retransmitted_bytes: u64::from(turn.resent_bytes),
         ip_bytes: turn.ip_bytes,
         end_resent_ns: turn.resent_end_ns,
+        timeouts: None,
         ttl_min: turn.ttl_min,
         ttl_max: turn.ttl_max,
         dscp: turn.tos >> 2,

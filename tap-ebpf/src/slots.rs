@@ -222,6 +222,13 @@ impl Slot<'_> {
         self.copy(offset_of!(Ledger, sent_turns) + place(serial, TURNS) * size_of::<Turn>())
     }
 
+    /// Timeouts of sent turn `serial`; call under the sent version.
+    pub(crate) fn turn_timeouts(&self, serial: u32) -> u8 {
+        const { assert!(TURNS == size_of::<u64>()) };
+        let all = self.word(offset_of!(Ledger, turn_timeouts));
+        all.load(Ordering::Relaxed).to_ne_bytes()[place(serial, TURNS)]
+    }
+
     /// As [`Self::sent_turn`].
     pub(crate) fn received_turn(&self, serial: u32) -> Turn {
         self.copy(offset_of!(Ledger, received_turns) + place(serial, TURNS) * size_of::<Turn>())

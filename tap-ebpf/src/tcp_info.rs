@@ -215,6 +215,7 @@ fn counters_of(info: &TcpInfo, length: usize, now_ns: u64) -> Counters {
         cwnd: filled!(snd_cwnd),
         mss: filled!(snd_mss),
         delivery_rate_bytes_per_s: filled!(delivery_rate).filter(|rate| *rate > 0),
+        peer_reset: false,
         close: None,
         closed_ns: None,
     }

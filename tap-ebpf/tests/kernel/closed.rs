@@ -98,6 +98,23 @@ fn the_first_fin_or_reset_is_what_counts() {
 }
 
 #[test]
+fn a_fin_that_waits_behind_what_nobody_takes_has_not_left() {
+    let Some(tapped) = tapped(16) else { return };
+    let listener = tapped.listen(LOOPBACK);
+    let (client, mut ours, ledger) = tapped.pair(&listener);
+    ours.set_nonblocking(true).unwrap();
+    while ours.write(&[0; 64 * 1024]).is_ok() {}
+    ours.shutdown(Shutdown::Write).unwrap();
+    drop(ours);
+    assert_eq!(ledger.counters(0).close, None);
+    assert!(!ledger.counters(0).peer_reset);
+    reset_on_close(&client);
+    drop(client);
+    check_ended(&ledger, Close::RstIn);
+    assert!(ledger.counters(0).peer_reset);
+}
+
+#[test]
 fn both_fins_close_the_socket_and_the_close_has_a_time() {
     let Some(tapped) = tapped(16) else { return };
     let listener = tapped.listen(LOOPBACK);
@@ -142,7 +159,34 @@ fn a_peer_that_falls_silent_times_out() {
         let counters = ledger.counters(0);
         assert!(counters.rtos.is_some_and(|n| n > 0), "{counters:?}");
         assert!(counters.closed_ns.is_some());
+        let turns = ledger.sent(&(0..16)).turns;
+        assert_eq!(turns.len(), 1);
+        assert_eq!(turns[0].timeouts, counters.rtos);
         filter_nothing();
+    });
+}
+
+#[test]
+fn a_timeout_is_charged_to_the_turn_whose_byte_was_missing() {
+    let Some(tapped) = tapped(16) else { return };
+    in_own_network(|| {
+        let listener = tapped.listen(LOOPBACK);
+        let port = listener.local_addr().unwrap().port();
+        let (mut client, mut ours, ledger) = tapped.pair(&listener);
+        transfer(&mut ours, &mut client, 10);
+        ledger.cut_sent();
+        filter(&format!("tcp sport {port} drop"));
+        ours.write_all(b"lost").unwrap();
+        ledger.cut_sent();
+        ours.write_all(b"behind it").unwrap();
+        eventually("it was repeated", || {
+            ledger.counters(0).rtos.is_some_and(|n| n >= 2)
+        });
+        filter_nothing();
+        client.read_exact(&mut [0; 13]).unwrap();
+        let turns = ledger.sent(&(0..23)).turns;
+        let timeouts: Vec<_> = turns.iter().map(|turn| turn.timeouts).collect();
+        assert_eq!(timeouts, [Some(0), ledger.counters(0).rtos, Some(0)]);
     });
 }
 
