@@ -284,6 +284,8 @@ impl Calltap {
 
     /// Forwards calls until a signal ends it, then drains.
     fn run(self) -> anyhow::Result<ExitCode> {
+        // Before the first call can come: a signal that nobody waits for ends the process at once.
+        let mut signals = self.runtime.block_on(async { Signals::new() })?;
         let (stop, stopping) = watch::channel(false);
         let (end, ending) = watch::channel(false);
         let (ready, readiness) = mpsc::channel();
@@ -309,7 +311,6 @@ impl Calltap {
         }
         self.announce();
         let drained = self.runtime.block_on(async {
-            let mut signals = Signals::new()?;
             self.obey(&mut signals).await;
             self.shared.draining.store(true, Ordering::Release);
             stop.send_replace(true);
