@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::exchange::{
     Attempt, Consumer, EndedConnection, Exchange, ExternalEntry, GatewayTimes, Leg, Policy,
-    Request, Response, Sharing, Stage, Text, TlsFacts, UpstreamLeg,
+    Request, Response, Sharing, Stage, Text, TlsFacts, UpstreamBody, UpstreamLeg,
 };
 use crate::leg::{self, Beginning, Direction, LegEnd, LegReading};
 use crate::record::{Address, AttemptRecord, CallRecord, Kind, Reason, Settled, WallClock};
-use crate::socket::{Counters, SocketCookie};
+use crate::socket::{Close, Counters, Coverage, SocketCookie};
 use crate::syn::Syn;
 use crate::timeline::{self, Evidence, Marks, Part, Parts, round_us};
 
@@ -110,12 +110,22 @@ pub(crate) fn call_record(
         attempts,
         upstream: upstream_leg,
         policy,
-        flags,
-        error_type,
+        mut flags,
+        mut error_type,
     } = *exchange;
-    let ended_well = flags.is_empty() && error_type.is_none();
+    if flags.is_empty()
+        && let Some(lost) = lost_on_the_way(&client_leg, last, settled)
+    {
+        flags.push(lost);
+        error_type = error_type.or(Some(lost.into()));
+    }
+    // Nobody waits for acknowledgements that cannot be seen.
+    let ended_well = flags.is_empty() && matches!(settled, None | Some(Settled::Acked));
 
     asked(&mut record, request);
+    if !ended_well && let Some(body) = response.upstream_body {
+        in_vain(&mut record, body, &response, &client_leg, last);
+    }
     answered(&mut record, response);
     record.api = api;
     called_by(&mut record, consumer);
@@ -134,7 +144,7 @@ pub(crate) fn call_record(
     }
     let end = LegEnd {
         last,
-        ended_well: settled == Some(Settled::Acked) || settled.is_none() && ended_well,
+        ended_well,
         tls: tls.is_some(),
     };
     record.client = leg::describe(&client_leg, &client, Direction::Received, end);
@@ -151,6 +161,71 @@ pub(crate) fn call_record(
     worse_of_both(&mut record);
     record.enforce_limits();
     record
+}
+
+/// Who ended a call that the gateway had every reason to think well of: it had written all of the
+/// response, and the client's kernel never acknowledged it.
+fn lost_on_the_way(leg: &Leg, last: &Counters, settled: Option<Settled>) -> Option<&'static str> {
+    let is_own = matches!(
+        leg.sharing,
+        Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown
+    );
+    let has_response = leg
+        .sent_range
+        .as_ref()
+        .is_some_and(|range| !range.is_empty());
+    if leg.coverage != Coverage::Ebpf || !is_own || !has_response {
+        return None;
+    }
+    match (settled?, last.close) {
+        (Settled::Closed, _) if last.peer_reset => Some("client_abort"),
+        (Settled::Closed, Some(Close::FinPeer | Close::RstIn)) => Some("client_abort"),
+        // Closed by nobody but the kernel, which had asked often enough; or still waiting.
+        (Settled::Closed, Some(Close::Timeout | Close::FinLocal)) | (Settled::Deadline, _) => {
+            Some("client_timeout")
+        }
+        _ => None,
+    }
+}
+
+/// What the upstream did for nothing.
+fn in_vain(
+    record: &mut CallRecord,
+    body: UpstreamBody,
+    response: &Response,
+    leg: &Leg,
+    last: &Counters,
+) {
+    let UpstreamBody {
+        bytes,
+        complete,
+        passed_on,
+    } = body;
+    record.upstream_http_response_complete = complete;
+    record.upstream_http_response_body_size = Some(bytes);
+    let delivered = match passed_on {
+        true => delivered(response, leg, last),
+        false => Some(0),
+    };
+    record.upstream_http_response_body_discarded =
+        delivered.and_then(|delivered| bytes.checked_sub(delivered));
+}
+
+/// Bytes of the response's body that the client's kernel acknowledged. Where they are not sent as
+/// they are, only all or nothing of them can be told apart from what is around them.
+fn delivered(response: &Response, leg: &Leg, last: &Counters) -> Option<u64> {
+    if leg.coverage != Coverage::Ebpf || leg.sharing == Sharing::Multiplexed {
+        return None;
+    }
+    let range = leg.sent_range.as_ref()?;
+    let acked = leg::acked_to(leg, last).unwrap_or(range.start);
+    if let Some(start) = response.body_start {
+        return Some(acked.saturating_sub(start));
+    }
+    if acked >= range.end && !response.is_blocked {
+        return Some(response.body_bytes);
+    }
+    (acked <= range.start).then_some(0)
 }
 
 fn read_upstream(upstream: &UpstreamLeg, times: &GatewayTimes) -> LegReading {
@@ -288,6 +363,9 @@ fn answered(record: &mut CallRecord, response: Response) {
         upstream_status,
         body_bytes,
         headers,
+        upstream_body: _, // said already where it is of interest
+        body_start: _,
+        is_blocked: _,
         rpc_status,
     } = response;
     record.http_response_status_code = status;

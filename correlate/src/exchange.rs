@@ -98,8 +98,27 @@ pub struct Response {
     pub body_bytes: u64,
     /// Allow-listed headers.
     pub headers: Vec<(String, String)>,
+    /// What the upstream had answered, where it had begun to.
+    pub upstream_body: Option<UpstreamBody>,
+    /// Stream offset of the body's first byte in what the client is sent, where the body is sent as
+    /// it is: without TLS, not in chunks, not over HTTP/2.
+    pub body_start: Option<u64>,
+    /// The connection took no more when the call ended: part of a piece of the body may be missing in
+    /// `body_bytes`.
+    pub is_blocked: bool,
     /// `grpc-status` from the trailers or the head, as the code's name: `OK`, `UNAVAILABLE`.
     pub rpc_status: Option<Text>,
+}
+
+/// How far an upstream's answer had come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamBody {
+    /// Bytes of its body that the gateway had read, transfer encoding removed.
+    pub bytes: u64,
+    /// Whether that was all of it, where that can be told.
+    pub complete: Option<bool>,
+    /// The client was sent this answer, not one of the gateway's own.
+    pub passed_on: bool,
 }
 
 /// Names from the route's configuration.

@@ -97,6 +97,16 @@ impl<S> Unsettled<S> {
         }
     }
 
+    /// Takes in what a look at the socket showed; how it has settled, if it has.
+    fn see(&mut self, seen: Option<SocketSnapshot>) -> Option<Settled> {
+        let Some(SocketSnapshot { counters, sent }) = seen else {
+            return Some(Settled::Closed);
+        };
+        self.exchange.client.sent.freshen(&sent, &self.range);
+        self.last = counters;
+        settled_by(&self.exchange, &self.last, false)
+    }
+
     /// Finishes it before its time. What was acknowledged stays so; only its end was not seen.
     fn give_up(self, why: Settled) -> Finished<S> {
         let settled = if is_acked(&self.exchange, &self.last, false) {
@@ -200,15 +210,8 @@ impl<S> Correlator<S> {
             let Some(mut call) = self.unsettled.remove(&ticket) else {
                 continue;
             };
-            let settled = match look(&call.source, &call.range) {
-                Some(SocketSnapshot { counters, sent }) => {
-                    call.exchange.client.sent.freshen(&sent, &call.range);
-                    call.last = counters;
-                    settled_by(&call.exchange, &call.last, false)
-                }
-                None => Some(Settled::Closed),
-            };
-            match settled {
+            let seen = look(&call.source, &call.range);
+            match call.see(seen) {
                 Some(settled) => self.finished.push_back(call.finish(settled)),
                 None if now_ns >= call.deadline_ns => {
                     self.finished.push_back(call.give_up(Settled::Deadline));
@@ -244,11 +247,16 @@ impl<S> Correlator<S> {
         }
     }
 
-    /// Settles everything as it stands.
-    pub fn shutdown(&mut self) {
+    /// Settles everything as it stands, after a last look at each socket: connections that were cut
+    /// off a moment ago have an end to tell of.
+    pub fn shutdown(&mut self, mut look: impl FnMut(&S, &StreamRange) -> Option<SocketSnapshot>) {
         self.looks.clear();
-        while let Some((_, call)) = self.unsettled.pop_first() {
-            self.finished.push_back(call.give_up(Settled::Shutdown));
+        while let Some((_, mut call)) = self.unsettled.pop_first() {
+            let seen = look(&call.source, &call.range);
+            self.finished.push_back(match call.see(seen) {
+                Some(settled) => call.finish(settled),
+                None => call.give_up(Settled::Shutdown),
+            });
         }
     }
 

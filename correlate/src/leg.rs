@@ -73,6 +73,8 @@ pub(crate) struct Sums {
     ip_bytes: u64,
     resent_segments: u64,
     resent_bytes: u64,
+    /// Absent where one turn's are not known.
+    timeouts: Option<u64>,
     window_min: Option<u32>,
     zero_window_ns: u64,
     header: Option<HeaderFacts>,
@@ -89,11 +91,21 @@ struct HeaderFacts {
 }
 
 impl Sums {
+    /// Of no turn at all.
+    fn of_nothing() -> Self {
+        Self {
+            timeouts: Some(0),
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, turn: &Turn) {
         self.segments += u64::from(turn.segments);
         self.ip_bytes = self.ip_bytes.saturating_add(turn.ip_bytes);
         self.resent_segments += u64::from(turn.retransmitted_segments);
         self.resent_bytes = self.resent_bytes.saturating_add(turn.retransmitted_bytes);
+        let timeouts = self.timeouts.zip(turn.timeouts);
+        self.timeouts = timeouts.map(|(a, b)| a + u64::from(b));
         self.window_min = match (self.window_min, turn.ack.window_min) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -118,15 +130,21 @@ impl Sums {
     }
 }
 
-/// Reads one direction.
-pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginning) -> Reading {
+/// Reads one direction. `passed` is how far the connection had got: of a range that goes on beyond
+/// it the rest never left, and what is said is said of what did.
+pub(crate) fn read(
+    range: Option<&StreamRange>,
+    turns: &Turns,
+    beginning: Beginning,
+    passed: Option<u64>,
+) -> Reading {
     let mut reading = Reading::default();
     let Some(range) = range else {
         reading.fault = Some(Reason::RangeUnknown);
         return reading;
     };
     if range.start >= range.end {
-        reading.sums = Some(Sums::default());
+        reading.sums = Some(Sums::of_nothing());
         return reading;
     }
     let touching = || {
@@ -136,7 +154,7 @@ pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginn
             .filter(|turn| turn.end_offset > range.start && turn.first_offset < range.end)
     };
 
-    let mut sums = Sums::default();
+    let mut sums = Sums::of_nothing();
     let mut tiled_to = range.start;
     let mut fault = turns.lapped.then_some(Reason::Lapped);
     for turn in touching() {
@@ -148,12 +166,20 @@ pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginn
         tiled_to = turn.end_offset;
         sums.add(turn);
     }
+    let mut end = range.end;
     if tiled_to > range.end {
         fault = fault.or(Some(Reason::RanOn));
     } else if tiled_to < range.end {
-        fault = fault.or(Some(Reason::BytesMissing));
+        match passed {
+            Some(passed) if passed <= tiled_to => end = tiled_to,
+            _ => fault = fault.or(Some(Reason::BytesMissing)),
+        }
     }
     reading.sums = fault.is_none().then_some(sums);
+    if end == range.start {
+        reading.fault = fault;
+        return reading;
+    }
 
     let first = touching()
         .next()
@@ -176,9 +202,9 @@ pub(crate) fn read(range: Option<&StreamRange>, turns: &Turns, beginning: Beginn
     // Holds the last byte and nothing of the call before.
     let last = touching()
         .next_back()
-        .filter(|turn| turn.end_offset >= range.end && turn.first_offset >= range.start);
+        .filter(|turn| turn.end_offset >= end && turn.first_offset >= range.start);
     if let Some(turn) = last {
-        if turn.end_offset == range.end {
+        if turn.end_offset == end {
             reading.last_ns = Some(turn.last_ns);
             reading.resent_ns = Some(turn.end_resent_ns).filter(|ns| *ns > 0);
         }
@@ -234,8 +260,13 @@ pub(crate) fn read_leg(
         };
     }
     LegReading {
-        received: read(leg.received_range.as_ref(), &leg.received, received),
-        sent: read(leg.sent_range.as_ref(), &leg.sent, sent),
+        received: read(leg.received_range.as_ref(), &leg.received, received, None),
+        sent: read(
+            leg.sent_range.as_ref(),
+            &leg.sent,
+            sent,
+            last.sent.map(|sent| sent.offset),
+        ),
         min_rtt_us,
     }
 }
@@ -342,6 +373,7 @@ fn own_sums(fields: &mut SocketFields, reading: &LegReading) {
         fields.wire_ip_bytes_out = Some(sums.ip_bytes);
         fields.tcp_retransmits = Some(sums.resent_segments);
         fields.tcp_retransmitted_bytes = Some(sums.resent_bytes);
+        fields.tcp_rtos = sums.timeouts;
         fields.tcp_window_min = sums.window_min;
         if sums.segments > 0 {
             fields.tcp_zero_window_us = Some(sums.zero_window_ns / 1000);
@@ -382,6 +414,7 @@ fn connection_between(fields: &mut SocketFields, begin: &Counters, end: &Counter
     fields.wire_segments_out = grown(sent.0.map(|t| t.segments), sent.1.map(|t| t.segments));
     fields.tcp_retransmits = grown(begin.retransmits, end.retransmits);
     fields.tcp_retransmitted_bytes = grown(begin.retransmitted_bytes, end.retransmitted_bytes);
+    fields.tcp_rtos = grown(begin.rtos, end.rtos);
     fields.tcp_peer_retransmits = grown(begin.peer_retransmits, end.peer_retransmits);
 }
 
@@ -422,8 +455,9 @@ fn sequence_numbers(
     }
 }
 
-fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
-    let Some(range) = &leg.sent_range else { return };
+/// How far the peer acknowledged the range sent; at most its end.
+pub(crate) fn acked_to(leg: &Leg, last: &Counters) -> Option<u64> {
+    let range = leg.sent_range.as_ref()?;
     let by_turns = leg
         .sent
         .turns
@@ -431,8 +465,13 @@ fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
         .filter(|turn| turn.ack.ns > 0)
         .map(|turn| turn.ack.offset)
         .max();
-    let acked = last.acked_offset.max(by_turns);
-    fields.tcp_bytes_acked = acked.map(|acked| acked.min(range.end).saturating_sub(range.start));
+    let acked = last.acked_offset.max(by_turns)?;
+    Some(acked.clamp(range.start, range.end.max(range.start)))
+}
+
+fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
+    let Some(range) = &leg.sent_range else { return };
+    fields.tcp_bytes_acked = acked_to(leg, last).map(|acked| acked - range.start);
     fields.tcp_bytes_unsent = match sent_to(leg, last) {
         Some(sent) => Some(range.end.saturating_sub(sent.max(range.start))),
         None => last.unsent_bytes,

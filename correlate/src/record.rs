@@ -30,7 +30,7 @@ pub use value::ValueKind;
 use value::{Slot, end_object, object, write_escaped, write_text};
 
 /// The version of the schema below. Grows when a field is added, jumps when one changes or leaves.
-pub const SCHEMA_VERSION: &str = "1.0";
+pub const SCHEMA_VERSION: &str = "1.1";
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -520,6 +520,9 @@ record! {
             "upstream.local_port" upstream_local_port: Option<u16>, "The gateway's port on that connection.";
             "upstream.attempts" upstream_attempts: Vec<AttemptRecord>, "Every try to reach an endpoint, in order.";
             "upstream.http.response.status_code" upstream_http_response_status_code: Option<u16>, "What the upstream answered.";
+            "upstream.http.response.complete" upstream_http_response_complete: Option<bool>, "Whether the gateway had read all of that answer; told when the call did not end well.";
+            "upstream.http.response.body.size" upstream_http_response_body_size: Option<u64>, "Bytes of that answer's body which the gateway had read, transfer encoding removed; told when the call did not end well.";
+            "upstream.http.response.body.discarded" upstream_http_response_body_discarded: Option<u64>, "How many of those bytes the client's kernel never acknowledged: work done in vain.";
             "upstream.tls.protocol.version" upstream_tls_protocol_version: Option<Text>, "TLS version with the upstream.";
             "upstream.tls.cipher" upstream_tls_cipher: Option<Text>, "TLS cipher suite with the upstream.";
         }
@@ -602,6 +605,7 @@ record! {
         "wire.segments_out" wire_segments_out: Option<u64>, "Payload segments sent, repeats counted.";
         "tcp.retransmits" tcp_retransmits: Option<u64>, "Segments of this call that the gateway's kernel sent again.";
         "tcp.retransmitted_bytes" tcp_retransmitted_bytes: Option<u64>, "Payload bytes of those.";
+        "tcp.rtos" tcp_rtos: Option<u64>, "Retransmission timeouts while a byte of this call was the oldest in flight.";
         "tcp.peer_retransmits" tcp_peer_retransmits: Option<u64>, "Segments of this call seen twice or filling a hole.";
         "tcp.window_min" tcp_window_min: Option<u32>, "Smallest window the peer advertised while bytes of this call were unacknowledged, bytes.";
         "tcp.zero_window_us" tcp_zero_window_us: Option<u64>, "How long that window was closed, µs.";
@@ -613,8 +617,8 @@ record! {
         "ip.dscp" ip_dscp: Option<u8>, "DSCP of the first payload segment received.";
         "ip.ecn" ip_ecn: Option<u8>, "ECN bits of the payload segments received, or-ed.";
         "tcp.ack_kind" tcp_ack_kind: Option<AckKind>, "Whether the acknowledgement of the last byte sent carried payload.";
-        "tcp.bytes_acked" tcp_bytes_acked: Option<u64>, "Bytes of this call that the peer acknowledged, when that was not all.";
-        "tcp.bytes_unsent" tcp_bytes_unsent: Option<u64>, "Bytes of this call that the kernel never sent, when it did not end well.";
+        "tcp.bytes_acked" tcp_bytes_acked: Option<u64>, "Of the bytes sent for this call, how many the peer acknowledged; told when it did not end well.";
+        "tcp.bytes_unsent" tcp_bytes_unsent: Option<u64>, "Bytes of this call that the gateway had written and its kernel never sent; told when it did not end well.";
         "tcp.rtt_us" tcp_rtt_us: Option<u32>, "Smoothed round trip time, µs.";
         "tcp.min_rtt_us" tcp_min_rtt_us: Option<u32>, "Smallest round trip time, µs.";
         "tcp.handshake_rtt_us" tcp_handshake_rtt_us: Option<u32>, "Round trip of the handshake, µs.";

@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 
 use calltap_correlate::exchange::{
-    Attempt, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing, UpstreamLeg,
+    Attempt, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing,
+    UpstreamBody, UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock};
 use calltap_correlate::record::{CallRecord, SocketFields};
-use calltap_correlate::socket::{Counters, Coverage, DirectionTotals, SocketCookie, Turn, Turns};
+use calltap_correlate::socket::{
+    Counters, Coverage, DirectionTotals, SocketCookie, SocketSnapshot, Turn, Turns,
+};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -55,6 +58,25 @@ fn call(script: &str) -> Exchange {
             ["resp_read", at] => call.times.resp_read_ns = Some(us(at)),
             ["written", at] => call.times.resp_written_ns = us(at),
             ["no", "response"] => call.response.status = None,
+            ["flag", flag] => call.flags.push(Box::leak(flag.to_owned().into_boxed_str())),
+            // The bytes that the gateway had read of it.
+            ["upstream_body", bytes] => {
+                call.response.upstream_body = Some(UpstreamBody {
+                    bytes: bytes.parse().expect("a number"),
+                    complete: None,
+                    passed_on: true,
+                });
+            }
+            ["gateway", "answers"] => {
+                let body = call.response.upstream_body.as_mut();
+                body.expect("an upstream's body").passed_on = false;
+            }
+            // Where it begins in what is sent, and how much of it was written.
+            ["body", at, bytes] => {
+                call.response.body_start = at.parse().ok();
+                call.response.body_bytes = bytes.parse().expect("a number");
+            }
+            ["is", "blocked"] => call.response.is_blocked = true,
             ["blocked", time] => call.times.write_blocked_ns = us(time),
             ["attempt", outcome, at, ref rest @ ..] => {
                 let after = |name| {
@@ -220,8 +242,12 @@ fn record_of(exchange: Exchange) -> CallRecord {
         unsettled_max: 1,
     };
     let mut join = Correlator::new(limits);
+    let seen = SocketSnapshot {
+        counters: exchange.client.end,
+        sent: exchange.client.sent.clone(),
+    };
     join.take(Box::new(exchange), (), 0);
-    join.shutdown();
+    join.shutdown(|(), _| Some(seen.clone()));
     let mut records = Vec::new();
     let clock = WallClock { wall_ns_at_zero: 0 };
     join.settled(clock, |record, ()| records.push(record));
@@ -290,6 +316,10 @@ fn check(script: &str, answer: Expect) {
     }
     socket("client", &record.client, &mut text);
     socket("upstream", &record.upstream, &mut text);
+    if let Some(read) = record.upstream_http_response_body_size {
+        let discarded = record.upstream_http_response_body_discarded;
+        let _ = write!(text, "\nof {read} body bytes {discarded:?} in vain");
+    }
     answer.assert_eq(&text);
 }
 
@@ -609,8 +639,65 @@ fn bytes_that_never_left_are_counted_as_such() {
         "c< 0..100 @0-0; head_arrived 0; head_read 10; c end 100 3000 0;
          c> range 0..5000; c> 0..3000 @50-80 ack 1000@70; written 90",
         expect![[r#"
-            neither duration nor delivery
-            client partial (bytes_missing) in=100 out=3000 segments_in=1 acked=1000 unsent=2000"#]],
+            duration Some(80) delivered None
+            client exact in=100 out=3000 segments_in=1 segments_out=1 acked=1000 unsent=2000"#]],
+    );
+}
+
+#[test]
+fn of_an_answer_that_was_not_delivered_the_rest_was_in_vain() {
+    const SENT: &str = "
+        c< 0..100 @0-0; head_arrived 0; head_read 10; c end 100 3000 0;
+        c> range 0..5000; c> 0..3000 @50-80 ack 1000@70; written 90; upstream_body 6000;";
+    // As it is: the head was 200 bytes long.
+    check(
+        &format!("{SENT} body 200 4800; flag client_abort"),
+        expect![[r#"
+            duration Some(80) delivered None
+            client exact in=100 out=3000 segments_in=1 segments_out=1 acked=1000 unsent=2000
+            of 6000 body bytes Some(5200) in vain"#]],
+    );
+    // In chunks: how much of what was acknowledged is body cannot be told.
+    check(
+        &format!("{SENT} body chunked 4500; flag client_abort"),
+        expect![[r#"
+            duration Some(80) delivered None
+            client exact in=100 out=3000 segments_in=1 segments_out=1 acked=1000 unsent=2000
+            of 6000 body bytes None in vain"#]],
+    );
+    // The client was told of a failure instead.
+    check(
+        &format!("{SENT} body 200 4800; flag timeout; gateway answers"),
+        expect![[r#"
+            duration Some(80) delivered None
+            client exact in=100 out=3000 segments_in=1 segments_out=1 acked=1000 unsent=2000
+            of 6000 body bytes Some(6000) in vain"#]],
+    );
+    // Chunks, and all that was written was acknowledged; but half a piece may have been written.
+    const ACKED: &str = "
+        c< 0..100 @0-0; head_arrived 0; head_read 10; c end 100 5000 0;
+        c> 0..5000 @50-80 ack 5000@85; written 90; upstream_body 6000; body chunked 4500;
+        flag client_abort;";
+    check(
+        ACKED,
+        expect![[r#"
+            duration Some(80) delivered Some(85) client_send=0 kernel_wait=10 gateway=70 delivery=5
+            client exact in=100 out=5000 segments_in=1 segments_out=1 acked=5000 unsent=0
+            of 6000 body bytes Some(1500) in vain"#]],
+    );
+    check(
+        &format!("{ACKED} is blocked"),
+        expect![[r#"
+            duration Some(80) delivered Some(85) client_send=0 kernel_wait=10 gateway=70 delivery=5
+            client exact in=100 out=5000 segments_in=1 segments_out=1 acked=5000 unsent=0
+            of 6000 body bytes None in vain"#]],
+    );
+    // It ended well: nobody asks.
+    check(
+        &ACKED.replace("flag client_abort;", ""),
+        expect![[r#"
+            duration Some(80) delivered Some(85) client_send=0 kernel_wait=10 gateway=70 delivery=5
+            client exact in=100 out=5000 segments_in=1 segments_out=1"#]],
     );
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use calltap_correlate::exchange::{
     ApiNames, Attempt, Consumer, EndedConnection, Exchange, ExternalEntry, GatewayTimes, Leg,
-    Policy, Request, Response, Sharing, Stage, TlsFacts, UpstreamLeg,
+    Policy, Request, Response, Sharing, Stage, TlsFacts, UpstreamBody, UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
 use calltap_correlate::record::{CallRecord, FIELDS, Kind, Selection, ValueKind};
@@ -136,6 +136,7 @@ fn call() -> Exchange {
         response.retransmitted_bytes,
     ) = (1, 1200);
     response.end_resent_ns = 330_000_000;
+    response.timeouts = Some(1);
     response.ack = Acknowledged {
         offset: 1200,
         ns: 350_200_000,
@@ -190,6 +191,14 @@ fn call() -> Exchange {
             upstream_status: Some(200),
             body_bytes: 1000,
             headers: vec![("content-type".into(), "application/json".into())],
+            // Of interest when it does not end well.
+            upstream_body: Some(UpstreamBody {
+                bytes: 1000,
+                complete: Some(true),
+                passed_on: true,
+            }),
+            body_start: Some(200),
+            is_blocked: false,
             rpc_status: None,
         },
         api: Arc::new(ApiNames {
@@ -280,170 +289,171 @@ fn a_first_call_over_tls_with_a_refused_attempt() {
     check(
         &record_of(call()),
         expect![[r#"
-        api.catalog: "live"
-        api.consumer.app: "till"
-        api.consumer.client_id: "c-1"
-        api.consumer.org: "acme"
-        api.name: "orders"
-        api.operation: "getOrder"
-        api.plan: "gold"
-        api.product: "shop"
-        api.version: "2"
-        attribution: "exact"
-        client.accept_wait_us: 50
-        client.address: "203.0.113.9"
-        client.attribution: "exact"
-        client.coverage: "ebpf"
-        client.handshake_us: 20300
-        client.ip.dscp: 46
-        client.ip.ecn: 2
-        client.ip.ttl_max: 53
-        client.ip.ttl_min: 52
-        client.socket.cookie: "18446744073709551615"
-        client.socket.request_seq: 1
-        client.socket.streams: 1
-        client.syn.df: true
-        client.syn.dscp: 46
-        client.syn.ecn: false
-        client.syn.hops_guess: 11
-        client.syn.mss: 1460
-        client.syn.options: "mss,sok,ts,nop,ws"
-        client.syn.p0f: "4:53+11:0:1460:mss*44,7:mss,sok,ts,nop,ws:df,id+:0"
-        client.syn.ttl: 53
-        client.syn.window: 64240
-        client.syn.wscale: 7
-        client.tcp.ack_kind: "pure"
-        client.tcp.cwnd: 10
-        client.tcp.delivery_rate_bytes_per_s: 59000
-        client.tcp.dup_acks_total: 0
-        client.tcp.flags: "PSH,ACK"
-        client.tcp.handshake_rtt_us: 20300
-        client.tcp.min_rtt_us: 20100
-        client.tcp.mss: 1448
-        client.tcp.peer_retransmits: 0
-        client.tcp.retransmits: 1
-        client.tcp.retransmits_total: 1
-        client.tcp.retransmitted_bytes: 1200
-        client.tcp.rto_total: 1
-        client.tcp.rtt_us: 20400
-        client.tcp.seq_first: 4294967281
-        client.tcp.seq_last: 134
-        client.tcp.window_min: 64128
-        client.tcp.zero_window_us: 1500
-        client.tls_handshake_us: 480
-        client.wire.bytes_in: 150
-        client.wire.bytes_out: 1200
-        client.wire.ip_bytes_in: 202
-        client.wire.ip_bytes_out: 1252
-        client.wire.segments_in: 1
-        client.wire.segments_out: 1
-        coverage: "ebpf"
-        delivered_us: 229200
-        duration_us: 5000
-        gateway.duration_us: 5010
-        global_transaction_id: "g-1"
-        http.request.body.size: 17
-        http.request.header.x-tenant: "blue"
-        http.request.id: "r-1"
-        http.request.method: "_OTHER"
-        http.request.method_original: "BREW"
-        http.response.body.size: 1000
-        http.response.header.content-type: "application/json"
-        http.response.status_code: 200
-        http.route: "/orders/{id}"
-        kind: "call"
-        log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
-        network.local.address: "198.51.100.1"
-        network.local.port: 8080
-        network.peer.address: "192.0.2.7"
-        network.peer.port: 51234
-        network.protocol.name: "http"
-        network.protocol.version: "1.1"
-        network.transport: "tcp"
-        network.type: "ipv4"
-        policy.decision: "allow"
-        policy.matched: ["teapots watch dry_run"]
-        ratelimit.key: "c-1"
-        ratelimit.remaining: 9
-        schema.version: "1.0"
-        server.address: "api.example.com"
-        server.port: 8080
-        settled: "acked"
-        span_id: "00f067aa0ba902b7"
-        time.client_send_us: 0
-        time.connect_us: 450
-        time.delivery_us: 224200
-        time.failed_attempts_us: 100
-        time.gateway_us: 670
-        time.kernel_wait_us: 30
-        time.upstream_network_us: 400
-        time.upstream_server_us: 3100
-        time.upstream_tls_us: 250
-        timestamp: "2026-11-22T14:24:43.121000Z"
-        timing.head_arrived_us: 0
-        timing.head_read_us: 30
-        timing.req_first_us: 0
-        timing.req_last_us: 0
-        timing.resp_acked_us: 229200
-        timing.resp_first_us: 5000
-        timing.resp_last_us: 5000
-        timing.resp_read_us: 4600
-        timing.resp_written_us: 5040
-        timing.up_acked_us: 1400
-        timing.up_begin_us: 200
-        timing.up_connected_us: 650
-        timing.up_first_us: 4500
-        timing.up_last_us: 4500
-        timing.up_secured_us: 900
-        timing.up_sent_first_us: 1000
-        timing.up_sent_last_us: 1000
-        tls.cipher: "TLS_AES_128_GCM_SHA256"
-        tls.client.hash.sha256: "00FF"
-        tls.client.issuer: "CN=acme"
-        tls.client.ja4: "t13d1516h2_8daaf6152771_e5627efa2ab1"
-        tls.client.server_name: "api.example.com"
-        tls.client.subject: "CN=till"
-        tls.established: true
-        tls.next_protocol: "http/1.1"
-        tls.protocol.version: "1.3"
-        tls.resumed: false
-        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736"
-        upstream.address: "10.0.0.3"
-        upstream.attempts: [{"address":"10.0.0.2:9000","cookie":"41","outcome":"refused"},{"address":"10.0.0.3:9000","connect_us":450,"cookie":"42","outcome":"ok"}]
-        upstream.attribution: "exact"
-        upstream.cluster: "orders"
-        upstream.coverage: "ebpf"
-        upstream.http.response.status_code: 200
-        upstream.ip.dscp: 46
-        upstream.ip.ecn: 2
-        upstream.ip.ttl_max: 53
-        upstream.ip.ttl_min: 52
-        upstream.local_port: 40000
-        upstream.port: 9000
-        upstream.reused: false
-        upstream.socket.cookie: "42"
-        upstream.socket.request_seq: 1
-        upstream.tcp.ack_kind: "pure"
-        upstream.tcp.flags: "PSH,ACK"
-        upstream.tcp.min_rtt_us: 450
-        upstream.tcp.peer_retransmits: 0
-        upstream.tcp.retransmits: 0
-        upstream.tcp.retransmitted_bytes: 0
-        upstream.tcp.seq_first: 1000
-        upstream.tcp.seq_last: 1219
-        upstream.tcp.zero_window_us: 0
-        upstream.tls.cipher: "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
-        upstream.tls.protocol.version: "1.2"
-        upstream.wire.bytes_in: 1100
-        upstream.wire.bytes_out: 220
-        upstream.wire.ip_bytes_in: 1152
-        upstream.wire.ip_bytes_out: 272
-        upstream.wire.segments_in: 1
-        upstream.wire.segments_out: 1
-        url.path: "/orders/4711"
-        url.query: "access_token=REDACTED"
-        url.scheme: "https"
-        user_agent.original: "curl/8.5.0 \u001b[31m""#]],
+            api.catalog: "live"
+            api.consumer.app: "till"
+            api.consumer.client_id: "c-1"
+            api.consumer.org: "acme"
+            api.name: "orders"
+            api.operation: "getOrder"
+            api.plan: "gold"
+            api.product: "shop"
+            api.version: "2"
+            attribution: "exact"
+            client.accept_wait_us: 50
+            client.address: "203.0.113.9"
+            client.attribution: "exact"
+            client.coverage: "ebpf"
+            client.handshake_us: 20300
+            client.ip.dscp: 46
+            client.ip.ecn: 2
+            client.ip.ttl_max: 53
+            client.ip.ttl_min: 52
+            client.socket.cookie: "18446744073709551615"
+            client.socket.request_seq: 1
+            client.socket.streams: 1
+            client.syn.df: true
+            client.syn.dscp: 46
+            client.syn.ecn: false
+            client.syn.hops_guess: 11
+            client.syn.mss: 1460
+            client.syn.options: "mss,sok,ts,nop,ws"
+            client.syn.p0f: "4:53+11:0:1460:mss*44,7:mss,sok,ts,nop,ws:df,id+:0"
+            client.syn.ttl: 53
+            client.syn.window: 64240
+            client.syn.wscale: 7
+            client.tcp.ack_kind: "pure"
+            client.tcp.cwnd: 10
+            client.tcp.delivery_rate_bytes_per_s: 59000
+            client.tcp.dup_acks_total: 0
+            client.tcp.flags: "PSH,ACK"
+            client.tcp.handshake_rtt_us: 20300
+            client.tcp.min_rtt_us: 20100
+            client.tcp.mss: 1448
+            client.tcp.peer_retransmits: 0
+            client.tcp.retransmits: 1
+            client.tcp.retransmits_total: 1
+            client.tcp.retransmitted_bytes: 1200
+            client.tcp.rto_total: 1
+            client.tcp.rtos: 1
+            client.tcp.rtt_us: 20400
+            client.tcp.seq_first: 4294967281
+            client.tcp.seq_last: 134
+            client.tcp.window_min: 64128
+            client.tcp.zero_window_us: 1500
+            client.tls_handshake_us: 480
+            client.wire.bytes_in: 150
+            client.wire.bytes_out: 1200
+            client.wire.ip_bytes_in: 202
+            client.wire.ip_bytes_out: 1252
+            client.wire.segments_in: 1
+            client.wire.segments_out: 1
+            coverage: "ebpf"
+            delivered_us: 229200
+            duration_us: 5000
+            gateway.duration_us: 5010
+            global_transaction_id: "g-1"
+            http.request.body.size: 17
+            http.request.header.x-tenant: "blue"
+            http.request.id: "r-1"
+            http.request.method: "_OTHER"
+            http.request.method_original: "BREW"
+            http.response.body.size: 1000
+            http.response.header.content-type: "application/json"
+            http.response.status_code: 200
+            http.route: "/orders/{id}"
+            kind: "call"
+            log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
+            network.local.address: "198.51.100.1"
+            network.local.port: 8080
+            network.peer.address: "192.0.2.7"
+            network.peer.port: 51234
+            network.protocol.name: "http"
+            network.protocol.version: "1.1"
+            network.transport: "tcp"
+            network.type: "ipv4"
+            policy.decision: "allow"
+            policy.matched: ["teapots watch dry_run"]
+            ratelimit.key: "c-1"
+            ratelimit.remaining: 9
+            schema.version: "1.1"
+            server.address: "api.example.com"
+            server.port: 8080
+            settled: "acked"
+            span_id: "00f067aa0ba902b7"
+            time.client_send_us: 0
+            time.connect_us: 450
+            time.delivery_us: 224200
+            time.failed_attempts_us: 100
+            time.gateway_us: 670
+            time.kernel_wait_us: 30
+            time.upstream_network_us: 400
+            time.upstream_server_us: 3100
+            time.upstream_tls_us: 250
+            timestamp: "2026-11-22T14:24:43.121000Z"
+            timing.head_arrived_us: 0
+            timing.head_read_us: 30
+            timing.req_first_us: 0
+            timing.req_last_us: 0
+            timing.resp_acked_us: 229200
+            timing.resp_first_us: 5000
+            timing.resp_last_us: 5000
+            timing.resp_read_us: 4600
+            timing.resp_written_us: 5040
+            timing.up_acked_us: 1400
+            timing.up_begin_us: 200
+            timing.up_connected_us: 650
+            timing.up_first_us: 4500
+            timing.up_last_us: 4500
+            timing.up_secured_us: 900
+            timing.up_sent_first_us: 1000
+            timing.up_sent_last_us: 1000
+            tls.cipher: "TLS_AES_128_GCM_SHA256"
+            tls.client.hash.sha256: "00FF"
+            tls.client.issuer: "CN=acme"
+            tls.client.ja4: "t13d1516h2_8daaf6152771_e5627efa2ab1"
+            tls.client.server_name: "api.example.com"
+            tls.client.subject: "CN=till"
+            tls.established: true
+            tls.next_protocol: "http/1.1"
+            tls.protocol.version: "1.3"
+            tls.resumed: false
+            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736"
+            upstream.address: "10.0.0.3"
+            upstream.attempts: [{"address":"10.0.0.2:9000","cookie":"41","outcome":"refused"},{"address":"10.0.0.3:9000","connect_us":450,"cookie":"42","outcome":"ok"}]
+            upstream.attribution: "exact"
+            upstream.cluster: "orders"
+            upstream.coverage: "ebpf"
+            upstream.http.response.status_code: 200
+            upstream.ip.dscp: 46
+            upstream.ip.ecn: 2
+            upstream.ip.ttl_max: 53
+            upstream.ip.ttl_min: 52
+            upstream.local_port: 40000
+            upstream.port: 9000
+            upstream.reused: false
+            upstream.socket.cookie: "42"
+            upstream.socket.request_seq: 1
+            upstream.tcp.ack_kind: "pure"
+            upstream.tcp.flags: "PSH,ACK"
+            upstream.tcp.min_rtt_us: 450
+            upstream.tcp.peer_retransmits: 0
+            upstream.tcp.retransmits: 0
+            upstream.tcp.retransmitted_bytes: 0
+            upstream.tcp.seq_first: 1000
+            upstream.tcp.seq_last: 1219
+            upstream.tcp.zero_window_us: 0
+            upstream.tls.cipher: "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+            upstream.tls.protocol.version: "1.2"
+            upstream.wire.bytes_in: 1100
+            upstream.wire.bytes_out: 220
+            upstream.wire.ip_bytes_in: 1152
+            upstream.wire.ip_bytes_out: 272
+            upstream.wire.segments_in: 1
+            upstream.wire.segments_out: 1
+            url.path: "/orders/4711"
+            url.query: "access_token=REDACTED"
+            url.scheme: "https"
+            user_agent.original: "curl/8.5.0 \u001b[31m""#]],
     );
 }
 
@@ -496,51 +506,51 @@ fn a_call_that_nothing_but_the_gateway_saw() {
     check(
         &record,
         expect![[r#"
-        api.consumer.app: "till"
-        api.consumer.org: "acme"
-        attribution: "partial"
-        client.address: "203.0.113.9"
-        client.attribution: "partial"
-        client.attribution_reason: "no_coverage"
-        client.coverage: "none"
-        client.coverage_reason: "tap_off"
-        client.socket.request_seq: 1
-        coverage: "none"
-        error.type: "client_abort"
-        gateway.duration_us: 5010
-        global_transaction_id: "g-1"
-        http.request.body.size: 17
-        http.request.header.x-tenant: "blue"
-        http.request.id: "r-1"
-        http.request.method: "_OTHER"
-        http.request.method_original: "BREW"
-        kind: "call"
-        log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
-        network.protocol.name: "websocket"
-        policy.decision: "allow"
-        policy.matched: ["teapots watch dry_run"]
-        ratelimit.key: "c-1"
-        ratelimit.remaining: 9
-        response.flags: ["client_abort"]
-        rpc.method: "shop.Orders/Get"
-        rpc.system.name: "grpc"
-        schema.version: "1.0"
-        server.address: "api.example.com"
-        server.port: 8080
-        span_id: "00f067aa0ba902b7"
-        timestamp: "2026-11-22T14:24:43.121030Z"
-        timing.head_read_us: 0
-        timing.resp_read_us: 4570
-        timing.resp_written_us: 5010
-        timing.up_begin_us: 70
-        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736"
-        upstream.address: "unix:/run/app.sock"
-        upstream.attempts: [{"address":"unix:/run/app.sock","outcome":"refused"}]
-        upstream.cluster: "orders"
-        url.path: "/orders/4711"
-        url.query: "access_token=REDACTED"
-        url.scheme: "https"
-        user_agent.original: "curl/8.5.0 \u001b[31m""#]],
+            api.consumer.app: "till"
+            api.consumer.org: "acme"
+            attribution: "partial"
+            client.address: "203.0.113.9"
+            client.attribution: "partial"
+            client.attribution_reason: "no_coverage"
+            client.coverage: "none"
+            client.coverage_reason: "tap_off"
+            client.socket.request_seq: 1
+            coverage: "none"
+            error.type: "client_abort"
+            gateway.duration_us: 5010
+            global_transaction_id: "g-1"
+            http.request.body.size: 17
+            http.request.header.x-tenant: "blue"
+            http.request.id: "r-1"
+            http.request.method: "_OTHER"
+            http.request.method_original: "BREW"
+            kind: "call"
+            log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
+            network.protocol.name: "websocket"
+            policy.decision: "allow"
+            policy.matched: ["teapots watch dry_run"]
+            ratelimit.key: "c-1"
+            ratelimit.remaining: 9
+            response.flags: ["client_abort"]
+            rpc.method: "shop.Orders/Get"
+            rpc.system.name: "grpc"
+            schema.version: "1.1"
+            server.address: "api.example.com"
+            server.port: 8080
+            span_id: "00f067aa0ba902b7"
+            timestamp: "2026-11-22T14:24:43.121030Z"
+            timing.head_read_us: 0
+            timing.resp_read_us: 4570
+            timing.resp_written_us: 5010
+            timing.up_begin_us: 70
+            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736"
+            upstream.address: "unix:/run/app.sock"
+            upstream.attempts: [{"address":"unix:/run/app.sock","outcome":"refused"}]
+            upstream.cluster: "orders"
+            url.path: "/orders/4711"
+            url.query: "access_token=REDACTED"
+            url.scheme: "https"
+            user_agent.original: "curl/8.5.0 \u001b[31m""#]],
     );
 }
 
@@ -611,7 +621,7 @@ fn a_connection_that_failed_its_handshake() {
             network.peer.port: 51234
             network.transport: "tcp"
             network.type: "ipv4"
-            schema.version: "1.0"
+            schema.version: "1.1"
             timestamp: "2026-11-22T14:24:43.120350Z"
             tls.client.server_name: "nobody.example"
             tls.established: false"#]],
@@ -634,14 +644,14 @@ fn an_entry_that_somebody_posted() {
     check(
         &external_record(entry, CLOCK),
         expect![[r#"
-        details.port_no: "8080"
-        details.src_ip: "192.168.1.5"
-        kind: "external"
-        log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
-        matches: 2
-        message: "TCP header logged successfully."
-        schema.version: "1.0"
-        timestamp: "2026-11-22T14:24:43.005000Z""#]],
+            details.port_no: "8080"
+            details.src_ip: "192.168.1.5"
+            kind: "external"
+            log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
+            matches: 2
+            message: "TCP header logged successfully."
+            schema.version: "1.1"
+            timestamp: "2026-11-22T14:24:43.005000Z""#]],
     );
 }
 

@@ -10,7 +10,8 @@ use calltap_correlate::exchange::{
 use calltap_correlate::join::{Correlator, Counts, Limits, WallClock};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{
-    Close, Counters, Coverage, DirectionTotals, SocketCookie, SocketSnapshot, Turn, Turns,
+    Close, Counters, Coverage, DirectionTotals, SocketCookie, SocketSnapshot, StreamRange, Turn,
+    Turns,
 };
 use expect_test::{Expect, expect};
 use uuid::Uuid;
@@ -153,21 +154,12 @@ fn check(script: &str, answer: Expect) {
             ("gone", Some(socket)) => {
                 kernel.remove(&socket);
             }
-            ("due", None) => join.due(now_ns, |socket, range| {
-                let _ = writeln!(log.borrow_mut(), "{time}ms look at #{socket} {range:?}");
-                kernel.get(socket).map(|known| SocketSnapshot {
-                    counters: known.counters,
-                    sent: Turns {
-                        turns: known.turns.clone().into(),
-                        lapped: false,
-                    },
-                })
-            }),
+            ("due", None) => join.due(now_ns, look(time, &kernel, &log)),
             ("next", None) => {
                 let next = join.next_due_ns().map(|ns| ns / MS);
                 let _ = writeln!(log.borrow_mut(), "{time}ms next {next:?}");
             }
-            ("shutdown", None) => join.shutdown(),
+            ("shutdown", None) => join.shutdown(look(time, &kernel, &log)),
             what => panic!("what is {what:?}?"),
         }
         join.settled(WallClock::new(0, 0), |record, socket| {
@@ -186,6 +178,23 @@ fn check(script: &str, answer: Expect) {
     answer.assert_eq(&log.into_inner());
 }
 
+fn look(
+    time: &str,
+    kernel: &BTreeMap<u64, Kernel>,
+    log: &RefCell<String>,
+) -> impl FnMut(&u64, &StreamRange) -> Option<SocketSnapshot> {
+    move |socket, range| {
+        let _ = writeln!(log.borrow_mut(), "{time}ms look at #{socket} {range:?}");
+        kernel.get(socket).map(|known| SocketSnapshot {
+            counters: known.counters,
+            sent: Turns {
+                turns: known.turns.clone().into(),
+                lapped: false,
+            },
+        })
+    }
+}
+
 fn tell(time: &str, record: &CallRecord, socket: u64, log: &RefCell<String>) {
     let settled = record.settled.map_or("unknown", |settled| settled.word());
     let mut log = log.borrow_mut();
@@ -195,6 +204,9 @@ fn tell(time: &str, record: &CallRecord, socket: u64, log: &RefCell<String>) {
     }
     if let Some(close) = record.client.tcp_close {
         let _ = write!(log, " close={}", close.word());
+    }
+    for flag in &record.response_flags {
+        let _ = write!(log, " {flag}");
     }
     if let Some(acked) = record.client.tcp_bytes_acked {
         let _ = write!(log, " bytes_acked={acked}");
@@ -277,7 +289,7 @@ fn half_an_acknowledgement_settles_nothing() {
         expect![[r#"
             2ms look at #7 0..100
             30ms look at #7 0..100
-            30ms record #7 settled=deadline bytes_acked=60
+            30ms record #7 settled=deadline client_timeout bytes_acked=60
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
@@ -314,7 +326,7 @@ fn a_fin_is_not_the_end_but_a_reset_is() {
         "0ms call #7 0..100; 1ms ack #7 60; 1ms reset #7; 2ms due",
         expect![[r#"
             2ms look at #7 0..100
-            2ms record #7 settled=closed close=rst_in bytes_acked=60
+            2ms record #7 settled=closed close=rst_in client_abort bytes_acked=60
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
@@ -325,7 +337,7 @@ fn a_call_did_not_end_a_connection_that_carried_another() {
         "0ms call #7 0..100; 1ms request #7; 1ms reset #7; 2ms due",
         expect![[r#"
             2ms look at #7 0..100
-            2ms record #7 settled=closed
+            2ms record #7 settled=closed client_abort
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
@@ -351,7 +363,7 @@ fn nobody_is_waited_for_longer_than_the_limit() {
             14ms look at #7 0..100
             14ms next Some(30)
             30ms look at #7 0..100
-            30ms record #7 settled=deadline
+            30ms record #7 settled=deadline client_timeout
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
@@ -402,6 +414,8 @@ fn at_the_end_everything_leaves_as_it_stands() {
         expect![[r#"
             2ms look at #1 0..9
             2ms look at #2 0..9
+            3ms look at #1 0..9
+            3ms look at #2 0..9
             3ms record #1 settled=shutdown bytes_acked=5
             3ms record #2 settled=shutdown
             3ms next None
@@ -452,6 +466,7 @@ fn a_close_that_does_not_come_takes_nothing_from_the_acknowledgement() {
             10ms look at #7 0..100
             31ms look at #7 0..100
             31ms record #7 settled=acked delivered=2000us
+            41ms look at #8 0..100
             41ms record #8 settled=acked delivered=0us
             0 unsettled, 0 finished, 0 evicted"#]],
     );

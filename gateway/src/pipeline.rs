@@ -181,7 +181,7 @@ impl Pipeline {
             }
             join.due(now, Settling::look);
             if stopping && entrance.queue.is_empty() {
-                join.shutdown();
+                join.shutdown(Settling::look);
             }
             self.hand_out(&mut join, clock, now);
             if stopping && entrance.queue.is_empty() {

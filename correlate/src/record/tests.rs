@@ -112,7 +112,7 @@ fn no_key_is_both_a_leaf_and_a_prefix_and_none_appears_twice() {
 fn an_empty_record_has_its_identity_and_nothing_else() {
     let uid = Uuid::from_u128(0x019a_abcd_0123_7456_89ab_cdef_0123_4567);
     let record = CallRecord::new(Kind::External, uid, Timestamp::from_unix_us(1));
-    expect![[r#"{"timestamp":"1970-01-01T00:00:00.000001Z","log.record.uid":"019aabcd-0123-7456-89ab-cdef01234567","schema.version":"1.0","kind":"external"}"#]]
+    expect![[r#"{"timestamp":"1970-01-01T00:00:00.000001Z","log.record.uid":"019aabcd-0123-7456-89ab-cdef01234567","schema.version":"1.1","kind":"external"}"#]]
         .assert_eq(&to_json(&record));
 }
 

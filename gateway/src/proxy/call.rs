@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calltap_correlate::exchange::{
-    ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing,
+    ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing, UpstreamBody,
 };
 use calltap_correlate::socket::{Coverage, StreamRange};
 use calltap_policies::{Verdict, admit};
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::Session;
@@ -66,6 +66,9 @@ pub(crate) struct Call {
     /// Why the last attempt failed.
     attempt_failure: Option<Failure>,
     request_body_bytes: u64,
+    /// What the client was answered came from the gateway.
+    answered: bool,
+    upstream_length: UpstreamLength,
 }
 
 impl Call {
@@ -157,6 +160,8 @@ impl Call {
             failure: None,
             attempt_failure: None,
             request_body_bytes: 0,
+            answered: false,
+            upstream_length: UpstreamLength::Unknown,
         }
     }
 
@@ -418,12 +423,18 @@ impl Call {
     }
 
     /// The upstream's final response head is here.
-    pub(super) fn response_read(&mut self, response: &ResponseHeader) {
+    pub(super) fn response_read(&mut self, session: &Session, response: &ResponseHeader) {
         self.exchange.times.resp_read_ns = Some(now_ns());
+        self.upstream_length = UpstreamLength::of(&session.req_header().method, response);
         self.exchange.response.upstream_status = Some(response.status.as_u16());
         if self.wants_upgrade {
             self.connection.limit_call(self.deadline_ns);
         }
+    }
+
+    /// The last of the upstream's response is on its way to the client.
+    pub(super) fn response_ended(&mut self) {
+        self.upstream_length = UpstreamLength::Reached;
     }
 
     /// The connection is about to speak another protocol, and is this call's until it closes.
@@ -466,6 +477,7 @@ impl Call {
         if let Some(ledger) = self.connection.socket.ledger() {
             ledger.cut_sent();
         }
+        self.connection.expect_head();
         self.blocked_before_ns = self.connection.blocked_ns(now_ns());
         Ok(())
     }
@@ -495,6 +507,7 @@ impl Call {
             head.insert_header(header::ALLOW, allow)?;
         }
         self.begin_response(&mut head)?;
+        self.answered = true;
         session
             .as_downstream_mut()
             .write_error_response(head, body)
@@ -538,14 +551,37 @@ impl Call {
                 .as_http1()
                 .is_some_and(|http1| !http1.will_keepalive());
         let late = self.finish_client(now_ns, body_done);
+        let body_start = self.body_start();
+        let is_blocked = self.connection.is_blocked();
         let mut exchange = self.exchange;
         exchange.times.resp_written_ns = now_ns;
         exchange.request.body_bytes = session.body_bytes_read() as u64;
         exchange.response.body_bytes = session.body_bytes_sent() as u64;
+        exchange.response.is_blocked = is_blocked;
         let response = session
             .response_written()
             .filter(|response| !response.status.is_informational() || response.status == 101);
         exchange.response.status = response.map(|response| response.status.as_u16());
+        if exchange.response.upstream_status.is_some() {
+            let bytes = session.upstream_body_bytes_received() as u64;
+            exchange.response.upstream_body = Some(UpstreamBody {
+                bytes,
+                complete: self.upstream_length.is_complete(bytes),
+                passed_on: !self.answered,
+            });
+        }
+        let is_chunked = response
+            .is_some_and(|response| response.headers.contains_key(header::TRANSFER_ENCODING));
+        if response.is_some() && !is_chunked {
+            exchange.response.body_start = body_start;
+        }
+        // Pingora counts pieces that were written whole. Half a piece counts, too.
+        if error.is_some()
+            && let (Some(start), Some(sent)) =
+                (exchange.response.body_start, &exchange.client.sent_range)
+        {
+            exchange.response.body_bytes = sent.end.saturating_sub(start);
+        }
         if let Some(failure) = self.failure {
             exchange.flags.extend(failure.flag);
             exchange.error_type = Some(failure.error_type.into());
@@ -561,6 +597,16 @@ impl Call {
             late,
         };
         (self.open, finished)
+    }
+
+    /// Where the body begins in what the client is sent, if nothing but HTTP/1 is sent there.
+    fn body_start(&self) -> Option<u64> {
+        let is_http1 = matches!(
+            self.exchange.client.sharing,
+            Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown
+        );
+        let start = self.connection.body_start().filter(|_| is_http1);
+        start.filter(|start| *start > self.sent_start)
     }
 
     fn finish_client(&mut self, now_ns: u64, body_done: bool) -> Option<Arc<Late>> {
@@ -628,6 +674,47 @@ fn no_api() -> Arc<ApiNames> {
     NONE.with(Arc::clone)
 }
 
+/// How long the upstream's answer is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UpstreamLength {
+    /// It ends with its last chunk or its connection, or has not begun.
+    Unknown,
+    /// So many bytes of body.
+    Bytes(u64),
+    /// It came to its end.
+    Reached,
+}
+
+impl UpstreamLength {
+    fn of(method: &Method, response: &ResponseHeader) -> Self {
+        let status = response.status;
+        if *method == Method::HEAD
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+        {
+            return Self::Reached;
+        }
+        match content_length(&response.headers) {
+            Some(bytes) => Self::Bytes(bytes),
+            None => Self::Unknown,
+        }
+    }
+
+    /// Whether a body that has come this far is all of it.
+    fn is_complete(self, bytes: u64) -> Option<bool> {
+        match self {
+            Self::Unknown => None,
+            Self::Bytes(all) => Some(bytes >= all),
+            Self::Reached => Some(true),
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.trim().parse().ok()
+}
+
 /// How a request says where its body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Body {
@@ -642,8 +729,6 @@ impl Body {
         if headers.contains_key(header::TRANSFER_ENCODING) {
             return Self::Chunked;
         }
-        let length = headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        Self::Length(length.unwrap_or(0))
+        Self::Length(content_length(headers).unwrap_or(0))
     }
 }

@@ -199,12 +199,12 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut CallContext,
     ) -> Result<()> {
         if is_final(response) {
-            call(ctx).response_read(response);
+            call(ctx).response_read(session, response);
         }
         Ok(())
     }
@@ -232,10 +232,14 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &mut Option<Bytes>,
-        _: bool,
+        is_end: bool,
         ctx: &mut CallContext,
     ) -> Result<Option<Duration>> {
-        call(ctx).check_time()?;
+        let call = call(ctx);
+        call.check_time()?;
+        if is_end {
+            call.response_ended();
+        }
         Ok(None)
     }
 

@@ -104,6 +104,10 @@ pub(crate) struct ClientConnection {
     ended: AtomicU8,
     wire_read: AtomicU64,
     wire_written: AtomicU64,
+    /// Bytes that Pingora has written, be they on the wire or in a buffer of ours; below TLS, if any.
+    plain_written: AtomicU64,
+    /// Where the body of the response begins in those: [`HEAD_DUE`] before its head was written.
+    body_start: AtomicU64,
     plain_read: AtomicU64,
     /// The last eight of them.
     plain_tail: AtomicU64,
@@ -126,6 +130,9 @@ impl std::fmt::Debug for ClientConnection {
         write!(f, "client {} on {}", self.peer, self.local)
     }
 }
+
+/// The next bytes that Pingora writes are the head of a final response.
+const HEAD_DUE: u64 = u64::MAX;
 
 /// An idle HTTP/2 connection that was told to go away has this long to go.
 const H2_GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -171,6 +178,8 @@ impl ClientConnection {
             ended: AtomicU8::new(Ended::Quietly as u8),
             wire_read: AtomicU64::new(0),
             wire_written: AtomicU64::new(0),
+            plain_written: AtomicU64::new(0),
+            body_start: AtomicU64::new(0),
             plain_read: AtomicU64::new(0),
             plain_tail: AtomicU64::new(0),
             plain_read_at_call_end: AtomicU64::new(0),
@@ -210,7 +219,37 @@ impl ClientConnection {
         }
     }
 
+    /// Pingora writes `bytes`, of which `taken` were taken, be it by a buffer or by the transport.
+    pub(super) fn note_plain_written(&self, bytes: &[u8], taken: usize) {
+        if self.body_start.load(Relaxed) == HEAD_DUE {
+            // A head is written in one piece.
+            let end = match bytes.ends_with(b"\r\n\r\n") {
+                true => self.plain_written.load(Relaxed) + bytes.len() as u64,
+                false => 0,
+            };
+            self.body_start.store(end, Relaxed);
+        }
+        Self::add(&self.plain_written, taken as u64);
+    }
+
+    /// The head of a final response is about to be written.
+    pub(crate) fn expect_head(&self) {
+        self.body_start.store(HEAD_DUE, Relaxed);
+    }
+
+    /// Stream offset of the first byte after the last head that was expected, where the bytes that
+    /// Pingora writes are those on the wire.
+    pub(crate) fn body_start(&self) -> Option<u64> {
+        let start = self.body_start.load(Relaxed);
+        (!self.secured && start != 0 && start != HEAD_DUE).then_some(start)
+    }
+
     /// The socket takes no more bytes for now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked_since_ns.load(Relaxed) != 0
+    }
+
+    /// The socket takes no more bytes from now on.
     pub(super) fn blocked(&self) {
         if self.blocked_since_ns.load(Relaxed) == 0 {
             self.blocked_since_ns.store(now_ns(), Relaxed);

@@ -265,17 +265,17 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         if this.out.is_empty() {
             this.connection.note_answer(buf);
-            if buf.len() >= WRITE_BUFFER {
-                return this.poll_transport_write(cx, false, buf);
-            }
         } else if this.out.len() + buf.len() > WRITE_BUFFER {
             ready!(this.poll_drain(cx))?;
-            if buf.len() >= WRITE_BUFFER {
-                return this.poll_transport_write(cx, false, buf);
-            }
         }
-        this.out.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
+        let taken = if this.out.is_empty() && buf.len() >= WRITE_BUFFER {
+            ready!(this.poll_transport_write(cx, false, buf))?
+        } else {
+            this.out.extend_from_slice(buf);
+            buf.len()
+        };
+        this.connection.note_plain_written(buf, taken);
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -361,9 +361,14 @@ fn a_client_that_leaves_in_the_middle_of_the_response_is_said_to_have() {
         "response.flags": ["client_abort"],
         "error.type": "client_abort",
     }));
+    record.expect(json!({ "upstream.http.response.body.size": 5 }));
     record.expect_if_tapped(json!({
         "client.wire.bytes_out": head.text.len() + 5,
+        "client.tcp.bytes_acked": head.text.len() + 5,
+        "client.tcp.bytes_unsent": 0,
         "client.tcp.close": "rst_in",
+        "client.tcp.rtos": 0,
+        "upstream.http.response.body.discarded": 0,
         "settled": "acked",
     }));
 }

@@ -400,6 +400,7 @@ fn the_whole_record_of_a_plain_call() {
         client.tcp.retransmits_total
         client.tcp.retransmitted_bytes
         client.tcp.rto_total
+        client.tcp.rtos: 0
         client.tcp.rtt_us
         client.tcp.seq_first
         client.tcp.seq_last
@@ -432,7 +433,7 @@ fn the_whole_record_of_a_plain_call() {
         network.protocol.version: "1.1"
         network.transport: "tcp"
         network.type: "ipv4"
-        schema.version: "1.0"
+        schema.version: "1.1"
         server.address: "api.test"
         server.port
         service.instance.id
@@ -492,6 +493,7 @@ fn the_whole_record_of_a_plain_call() {
         upstream.tcp.retransmits_total
         upstream.tcp.retransmitted_bytes
         upstream.tcp.rto_total
+        upstream.tcp.rtos: 0
         upstream.tcp.rtt_us
         upstream.tcp.seq_first
         upstream.tcp.seq_last
