@@ -36,4 +36,4 @@ pub mod streams;
 pub mod verdict;
 mod witness;
 
-pub use judge::judge;
+pub use judge::{judge, judge_with};

@@ -136,6 +136,16 @@ pub struct MarkTimes {
     pub captures_p99_us: f64,
 }
 
+/// Whether it matters when something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Times {
+    /// To the microsecond.
+    Judged,
+    /// It has to be there, whatever it says: the machine is emulated, or busy with something else.
+    Passed,
+}
+
 /// What was found in one run of one scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
@@ -145,6 +155,8 @@ pub struct Verdict {
     pub family: Family,
     /// Calls that were asked.
     pub calls: u64,
+    /// Whether times were judged.
+    pub times: Times,
     /// How many calls agreed.
     pub groups: BTreeMap<Group, Share>,
     /// By field.
@@ -162,11 +174,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn new(scenario: &str, family: Family, calls: usize) -> Self {
+    pub(crate) fn new(scenario: &str, family: Family, calls: usize, times: Times) -> Self {
         Self {
             scenario: scenario.to_owned(),
             family,
             calls: calls as u64,
+            times,
             groups: BTreeMap::new(),
             fields: BTreeMap::new(),
             attribution: BTreeMap::new(),
