@@ -2,7 +2,8 @@
 
 Arguments: device, link-layer address of the next hop, own address, the server's address and port.
 Prints a JSON object a line: name, own port, what the server answered the SYN with, whether Linux is
-known not to answer it, and whether the page came. The own kernel knows nothing of these connections and must be kept from resetting them.
+known not to answer it, the signature that p0f ought to give it where it gives none, and whether the page
+came. The own kernel knows nothing of these connections and must be kept from resetting them.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 import time
 
 from scapy.layers.inet import IP, TCP, IPOption
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import HBHOptUnknown, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop, PadN
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -28,9 +29,10 @@ REPEAT_S = 1.0
 PATIENCE_S = 5.0
 
 
-def ip(**fields):
+def ip(extension=None, **fields):
     if V6:
-        return IPv6(src=OWN, dst=SERVER, **fields)
+        header = IPv6(src=OWN, dst=SERVER, **fields)
+        return header / extension if extension else header
     return IP(src=OWN, dst=SERVER, **{"id": 1, "flags": "DF", **fields})
 
 
@@ -67,6 +69,8 @@ QUIRKS = [
 ]
 QUIRKS += [
     ("flow", {"fl": 0xABCDE}, {}),
+    ("extension header: hop by hop", {"extension": IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(4))])}, {}),
+    ("extension header: destination", {"extension": IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E, optdata=bytes(12))])}, {}),
 ] if V6 else [
     ("df, id 0", {"id": 0}, {}),
     ("id-", {"id": 0, "flags": 0}, {}),
@@ -129,6 +133,12 @@ LAYOUTS = {
     "bad: ? of length 0": "fd00ffff",
     "bad: ? of length 1": "fd01ffff",
     "bad: ? over the end": "fd050101",
+}
+
+# p0f passes over packets with extension headers. Its page says how it would count their bytes.
+BY_THE_PAGE = {
+    "extension header: hop by hop": "6:63+1:8:1460:mss*44,0:mss::0",
+    "extension header: destination": "6:63+1:16:1460:mss*44,0:mss::0",
 }
 
 # Linux drops a signed segment (RFC 2385) whose key it does not know.
@@ -221,6 +231,7 @@ for connection in connections.values():
                 "port": connection.port,
                 "answer": connection.answer,
                 "refused": connection.name in REFUSED,
+                "by_the_page": BY_THE_PAGE.get(connection.name),
                 "served": connection.page.startswith(b"HTTP/1.1 200 "),
             }
         )

@@ -4,10 +4,12 @@
 //! and asks the real [`p0f`], which listens on the gateway's interface, for the signature of each.
 //!
 //! Of a TLS client: [`tls`] has curl, openssl, Chromium and a client of its own connect, the last with
-//! its ClientHello in pieces, and [`ja4`] takes the fingerprint of each from a capture, by tshark.
+//! its ClientHello in pieces, and sends hellos made up by [`hello`]; [`ja4`] takes the fingerprint of
+//! each from a capture, by tshark.
 //!
 //! Neither knows anything of how calltap makes its own.
 
+pub mod hello;
 pub mod ja4;
 pub mod p0f;
 pub mod syn;

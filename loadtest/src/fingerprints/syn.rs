@@ -235,6 +235,8 @@ struct Client {
     name: String,
     /// Its address, where it was served.
     served: Result<SocketAddr, String>,
+    /// Its signature, where p0f is silent.
+    by_the_page: Option<String>,
 }
 
 fn by_the_kernel(
@@ -264,6 +266,7 @@ fn by_the_kernel(
             Ok(Client {
                 name: format!("{}: {}", label(family), stack.name),
                 served,
+                by_the_page: None,
             })
         })
         .collect()
@@ -386,6 +389,8 @@ struct Made {
     served: bool,
     /// Whether Linux is known not to answer it.
     refused: bool,
+    /// Its signature, where p0f is silent.
+    by_the_page: Option<String>,
 }
 
 fn by_hand(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
@@ -413,7 +418,11 @@ fn by_hand(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
                 Some("SYN-ACK") if made.served => Ok(SocketAddr::new(route.own, made.port)),
                 answer => bail!("{name} was answered by {answer:?} and not served"),
             };
-            Ok(Client { name, served })
+            Ok(Client {
+                name,
+                served,
+                by_the_page: made.by_the_page,
+            })
         })
         .collect()
 }
@@ -429,7 +438,10 @@ fn collect(clients: Vec<Client>, gateway: &Gateway, p0f: &P0f) -> anyhow::Result
             .map(|client| match &client.served {
                 Ok(address) => Finding {
                     client: client.name.clone(),
-                    expected: expected.get(address).cloned(),
+                    expected: expected
+                        .get(address)
+                        .or(client.by_the_page.as_ref())
+                        .cloned(),
                     recorded: recorded.get(address).cloned(),
                     note: None,
                 },

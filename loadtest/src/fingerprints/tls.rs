@@ -15,11 +15,12 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use serde::Deserialize;
 
-use super::{Extent, Finding, ja4};
+use super::{Extent, Finding, hello, ja4};
 use crate::backend::{Backend, Transport};
 use crate::certificate::{Certificate, NAME};
 use crate::cleanup::Scratch;
 use crate::gateway::{Gateway, Setup};
+use crate::plan::Random;
 use crate::records::Records;
 use crate::truth::capture::{self, Capture};
 use crate::truth::evidence::Family;
@@ -93,6 +94,9 @@ const CHROMIUM: &[&str] = &[
     "--disable-dev-shm-usage",
     "--ignore-certificate-errors",
 ];
+
+/// ClientHellos made up at random, each cut in another way than the one before.
+const MADE_UP: usize = 100;
 
 /// How the bytes of a ClientHello are sent.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +177,18 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
     clients.extend(by_curl(&ground, server)?);
     clients.extend(by_openssl(&ground, server)?);
     clients.extend(by_rustls(&ground, server, &certificate)?);
+    let mut random = Random::new(1);
+    for at in 0..MADE_UP {
+        let hello = hello::made_up(&mut random);
+        let name = format!("made up {}", at + 1);
+        clients.push(by_hello(
+            &ground,
+            server,
+            name,
+            &hello,
+            CUTS[at % CUTS.len()],
+        )?);
+    }
     for (at, vector) in vectors.iter().enumerate() {
         clients.extend(by_vector(&ground, server, at, vector)?);
     }
@@ -369,23 +385,39 @@ fn by_vector(
         from_hex(&vector.client_hello).with_context(|| format!("vector {}: not hex", at + 1))?;
     CUTS.iter()
         .map(|cut| {
-            let (address, segments) = ground.client.run(|| -> anyhow::Result<_> {
-                let mut stream = connect(server)?;
-                let address = stream.local_addr()?;
-                let segments = send(&stream, &hello, *cut)?;
-                // The server's part of the handshake, or its alert: it has read the hello.
-                let got = stream.read(&mut [0; 16 * 1024])?;
-                ensure!(got > 0, "the server said nothing");
-                Ok((address, segments))
-            })??;
+            let name = format!("vector {}: {}", at + 1, cut.name);
             Ok(Client {
-                name: format!("vector {}: {}", at + 1, cut.name),
-                address,
                 known: Some(vector.ja4.clone()),
-                segments,
+                ..by_hello(ground, server, name, &hello, *cut)?
             })
         })
         .collect()
+}
+
+/// A hello that nobody goes on with.
+fn by_hello(
+    ground: &Ground,
+    server: SocketAddr,
+    name: String,
+    hello: &[u8],
+    cut: Cut,
+) -> anyhow::Result<Client> {
+    let sent = ground.client.run(|| -> anyhow::Result<_> {
+        let mut stream = connect(server)?;
+        let address = stream.local_addr()?;
+        let segments = send(&stream, hello, cut)?;
+        // The server's part of the handshake, or its alert: it has read the hello.
+        let got = stream.read(&mut [0; 16 * 1024])?;
+        ensure!(got > 0, "the server said nothing");
+        Ok((address, segments))
+    })?;
+    let (address, segments) = sent.with_context(|| name.clone())?;
+    Ok(Client {
+        name,
+        address,
+        known: None,
+        segments,
+    })
 }
 
 fn connect(server: SocketAddr) -> io::Result<TcpStream> {
