@@ -69,6 +69,8 @@ pub(crate) fn call_record(
         exchange.response.status = None;
     }
 
+    connected_by_the_kernel(&mut exchange);
+
     // The final response left after the gateway had its head, if an upstream sent one.
     let sent = exchange
         .times
@@ -239,6 +241,22 @@ fn read_upstream(upstream: &UpstreamLeg, times: &GatewayTimes) -> LegReading {
     };
     let leg = &upstream.leg;
     leg::read_leg(leg, received, Beginning::Range, &leg.end)
+}
+
+/// The gateway learns of a connection when it is woken, the kernel when the SYN-ACK comes.
+fn connected_by_the_kernel(exchange: &mut Exchange) {
+    if !is_of_last_attempt(exchange) {
+        return;
+    }
+    let upstream = exchange.upstream.as_ref();
+    let identity = upstream.and_then(|upstream| upstream.leg.identity.as_deref());
+    let established_ns = identity.and_then(|identity| identity.established_ns);
+    if let (Some(attempt), Some(established_ns)) = (exchange.attempts.last_mut(), established_ns)
+        && let Some(connected_ns) = attempt.connected_ns
+        && (attempt.begin_ns..=connected_ns).contains(&established_ns)
+    {
+        attempt.connected_ns = Some(established_ns);
+    }
 }
 
 fn is_of_last_attempt(exchange: &Exchange) -> bool {

@@ -477,6 +477,25 @@ fn a_later_call_of_the_connection_repeats_no_handshake() {
 }
 
 #[test]
+fn a_connection_is_there_when_the_kernel_has_it_not_when_the_gateway_wakes() {
+    let connected_us = |established_ns| {
+        let mut exchange = call();
+        let upstream = exchange.upstream.as_mut().expect("an upstream");
+        let identity = upstream.leg.identity.as_ref().expect("an identity");
+        let mut identity = SocketIdentity::clone(identity);
+        identity.established_ns = established_ns;
+        upstream.leg.identity = Some(Arc::new(identity));
+        let record = record_of(exchange);
+        let attempt = record.upstream_attempts.last().expect("an attempt");
+        (record.timing_up_connected_us, attempt.connect_us)
+    };
+    assert_eq!(connected_us(Some(121_400_000)), (Some(400), Some(200)));
+    assert_eq!(connected_us(None), (Some(650), Some(450)));
+    // Not this attempt's: before it began.
+    assert_eq!(connected_us(Some(121_150_000)), (Some(650), Some(450)));
+}
+
+#[test]
 fn a_call_that_nothing_but_the_gateway_saw() {
     let mut exchange = call();
     exchange.client = Leg {
