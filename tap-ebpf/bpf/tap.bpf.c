@@ -353,6 +353,7 @@ static __always_inline void send(struct ledger *l, const struct packet *p)
 		}
 		add_packet(turn, p);
 		turn->last_ns = p->now_ns;
+		turn->resent_end_ns = 0; /* this end is a new one */
 		WRITE(turn->end_offset, end);
 		l->sent.received_seen = received;
 		l->sent.cut_seen = cut;
@@ -388,6 +389,14 @@ static __always_inline void received_late(struct ledger *l, const struct packet 
 	}
 }
 
+static __always_inline void note_arrival(struct arrival *arrival, const struct packet *p,
+					 __u64 first, __u64 end)
+{
+	arrival->first_offset = first;
+	arrival->end_offset = end;
+	arrival->ns = p->now_ns;
+}
+
 /* Books payload. Returns why not, or COUNTS. */
 static __always_inline enum count receive(struct ledger *l, const struct packet *p, __u32 rcv_nxt)
 {
@@ -414,6 +423,7 @@ static __always_inline enum count receive(struct ledger *l, const struct packet 
 			/* From the last byte seen, so that turns leave no gap when packets do. */
 			turn = &l->received_turns[turns & (TURNS - 1)];
 			begin_turn(turn, p, high);
+			l->received.turn_arrivals = 0;
 			WRITE(l->received.turns, turns + 1);
 		} else {
 			turn = &l->received_turns[(turns - 1) & (TURNS - 1)];
@@ -435,13 +445,15 @@ static __always_inline enum count receive(struct ledger *l, const struct packet 
 		l->received.late_segments += p->segments;
 	}
 	if (end > in_order) {
-		__u32 n = l->received.arrivals;
-		struct arrival *arrival = &l->arrivals[n & (ARRIVALS - 1)];
+		__u32 n = l->received.arrivals, nth = l->received.turn_arrivals;
 
-		arrival->first_offset = first;
-		arrival->end_offset = end;
-		arrival->ns = p->now_ns;
+		note_arrival(&l->arrivals[n & (ARRIVALS_RECENT - 1)], p, first, end);
 		l->received.arrivals = n + 1;
+		/* A body may fill the ring before anybody asks when its head had come. */
+		if (nth < ARRIVALS_FIRST) {
+			note_arrival(&l->arrivals[ARRIVALS_RECENT + nth], p, first, end);
+			l->received.turn_arrivals = nth + 1;
+		}
 	}
 	end_write(&l->received.version);
 	return COUNTS;

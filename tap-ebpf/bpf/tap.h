@@ -16,7 +16,8 @@
 #include <linux/types.h>
 
 #define TURNS 8U      /* a power of two; per direction */
-#define ARRIVALS 16U  /* a power of two */
+#define ARRIVALS_RECENT 8U /* a power of two: the newest payload packets */
+#define ARRIVALS_FIRST 8U  /* and the first ones of the newest turn, however long it is */
 #define SYN_HEADERS_MAX 100U /* IPv6 header and the longest TCP header */
 #define WINDOW_SHIFT_UNKNOWN 0xff
 #define WINDOW_UNKNOWN 0xffffffffU
@@ -94,9 +95,10 @@ struct received {
 	__u32 late_segments;      /* seen twice or filling a hole */
 	__u32 dup_acks;
 	__u32 window;             /* bytes, or WINDOW_UNKNOWN */
-	__u32 arrivals;           /* so far; the newest is at (arrivals - 1) % ARRIVALS */
-	__u32 rst;                /* a RST in the window arrived */
-	__u32 fin;                /* a FIN in the window arrived */
+	__u32 arrivals;           /* so far; the newest is at (arrivals - 1) % ARRIVALS_RECENT */
+	__u16 rst;                /* a RST in the window arrived */
+	__u16 fin;                /* a FIN in the window arrived */
+	__u32 turn_arrivals;      /* of the newest turn; the first are behind the recent ones */
 };
 
 /* How a connection ended: what came first. */
@@ -137,7 +139,7 @@ struct ledger {
 	struct turn sent_turns[TURNS];
 	struct turn received_turns[TURNS];
 	struct ack acks[TURNS];
-	struct arrival arrivals[ARRIVALS];
+	struct arrival arrivals[ARRIVALS_RECENT + ARRIVALS_FIRST];
 };
 
 _Static_assert(sizeof(struct turn) == 64, "one cache line; src/layout.rs mirrors it");

@@ -6,8 +6,10 @@ use std::mem::{offset_of, size_of};
 
 /// Turns kept per direction.
 pub(crate) const TURNS: usize = 8;
-/// Payload packets kept, received direction.
-pub(crate) const ARRIVALS: usize = 16;
+/// Payload packets kept, received direction: the newest ones.
+pub(crate) const ARRIVALS_RECENT: usize = 8;
+/// And the first ones of the newest turn.
+pub(crate) const ARRIVALS_FIRST: usize = 8;
 /// Bytes of the SYN's headers that fit.
 pub(crate) const SYN_HEADERS_MAX: usize = 100;
 /// No scale is known for the peer's windows.
@@ -106,8 +108,9 @@ pub(crate) struct Received {
     pub(crate) dup_acks: u32,
     pub(crate) window: u32,
     pub(crate) arrivals: u32,
-    pub(crate) rst: u32,
-    pub(crate) fin: u32,
+    pub(crate) rst: u16,
+    pub(crate) fin: u16,
+    pub(crate) turn_arrivals: u32,
 }
 
 /// The part of `struct ledger` before its halves: who the socket is.
@@ -145,7 +148,7 @@ pub(crate) struct Ledger {
     pub(crate) sent_turns: [Turn; TURNS],
     pub(crate) received_turns: [Turn; TURNS],
     pub(crate) acks: [Ack; TURNS],
-    pub(crate) arrivals: [Arrival; ARRIVALS],
+    pub(crate) arrivals: [Arrival; ARRIVALS_RECENT + ARRIVALS_FIRST],
 }
 
 /// `struct event`
@@ -456,6 +459,7 @@ mod tests {
                     arrivals,
                     rst,
                     fin,
+                    turn_arrivals,
                 }),
             ),
             ("socket", mirror!(Socket { lock, place, early })),

@@ -14,7 +14,10 @@ use calltap_correlate::socket::{
 };
 use smallvec::SmallVec;
 
-use crate::layout::{self, ARRIVALS, TIMEOUTS_MAX, TURNS, WINDOW_SHIFT_UNKNOWN, WINDOW_UNKNOWN};
+use crate::layout::{
+    self, ARRIVALS_FIRST, ARRIVALS_RECENT, TIMEOUTS_MAX, TURNS, WINDOW_SHIFT_UNKNOWN,
+    WINDOW_UNKNOWN,
+};
 use crate::slots::Slot;
 use crate::tap::Claim;
 
@@ -215,17 +218,28 @@ impl Ledger {
 
     /// The packet with which the byte at `offset` and all before it had arrived: the packet that
     /// carried it, or a later one that filled a hole before it. `None` if it has not arrived or is
-    /// no longer among the packets kept.
+    /// not among the packets kept: the newest ones, and the first ones of the newest turn.
     pub fn arrival_covering(&self, offset: u64) -> Option<Arrival> {
         let slot = self.slot()?;
-        let arrivals = slot.consistent_received(|| {
+        let (recent, first, turn_begin) = slot.consistent_received(|| {
             let newest = slot.arrivals();
-            let oldest = newest.saturating_sub(ARRIVALS as u32);
-            (oldest..newest)
-                .map(|n| slot.arrival(n + 1))
-                .collect::<SmallVec<[_; ARRIVALS]>>()
+            let oldest = newest.saturating_sub(ARRIVALS_RECENT as u32);
+            let recent: SmallVec<[_; ARRIVALS_RECENT]> =
+                (oldest..newest).map(|n| slot.arrival(n + 1)).collect();
+            let kept = slot.turn_arrivals().min(ARRIVALS_FIRST as u32);
+            let first: SmallVec<[_; ARRIVALS_FIRST]> =
+                (0..kept).map(|nth| slot.turn_arrival(nth)).collect();
+            let turns = slot.received_turns();
+            let turn_begin = (turns > 0).then(|| slot.received_turn(turns).first_offset);
+            (recent, first, turn_begin)
         })?;
-        completing(&arrivals, offset)
+        // What lies before the newest packets has arrived: nobody asks before the byte was read.
+        // Before a turn's first packets there may be a hole that was filled since.
+        let is_whole = first
+            .iter()
+            .any(|arrival| Some(arrival.first_offset) <= turn_begin);
+        completing(&recent, offset)
+            .or_else(|| is_whole.then(|| completing(&first, offset)).flatten())
     }
 
     /// The next payload packet sent begins a new turn.
@@ -286,7 +300,6 @@ fn touching(
 
 /// Of packets in order of arrival, the first with which everything up to `offset` was there.
 fn completing(arrivals: &[layout::Arrival], offset: u64) -> Option<Arrival> {
-    // What lies before the packets kept has arrived: nobody asks before the byte was read.
     let mut end = arrivals.iter().map(|arrival| arrival.first_offset).min()?;
     if offset < end {
         return None;

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::layout::{ARRIVALS, Ack, Arrival, Identity, Ledger, Received, Sent, TURNS, Turn, Words};
+use crate::layout::{
+    ARRIVALS_RECENT, Ack, Arrival, Identity, Ledger, Received, Sent, TURNS, Turn, Words,
+};
 
 /// A writer needs tens of nanoseconds; one that was preempted in the middle needs its turn.
 const SPINS_BEFORE_YIELD: u32 = 64;
@@ -241,7 +243,22 @@ impl Slot<'_> {
 
     /// Arrival number `serial`, counted from 1; call under the received version.
     pub(crate) fn arrival(&self, serial: u32) -> Arrival {
-        self.copy(offset_of!(Ledger, arrivals) + place(serial, ARRIVALS) * size_of::<Arrival>())
+        self.arrival_at(place(serial, ARRIVALS_RECENT))
+    }
+
+    /// How many of the newest turn's first arrivals are kept; call under the received version.
+    pub(crate) fn turn_arrivals(&self) -> u32 {
+        self.half(offset_of!(Ledger, received.turn_arrivals))
+            .load(Ordering::Relaxed)
+    }
+
+    /// The `nth` of them, counted from 0; call under the received version.
+    pub(crate) fn turn_arrival(&self, nth: u32) -> Arrival {
+        self.arrival_at(ARRIVALS_RECENT + nth as usize)
+    }
+
+    fn arrival_at(&self, place: usize) -> Arrival {
+        self.copy(offset_of!(Ledger, arrivals) + place * size_of::<Arrival>())
     }
 
     pub(crate) fn cut_sent(&self) {

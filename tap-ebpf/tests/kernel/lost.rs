@@ -73,6 +73,30 @@ fn what_is_lost_is_charged_to_its_turn_as_the_socket_counts_it() {
 }
 
 #[test]
+fn the_end_that_was_sent_again_is_the_last_one() {
+    let Some(tapped) = tapped(16) else { return };
+    in_own_network(|| {
+        let listener = tapped.listen(LOOPBACK);
+        let (mut client, mut ours, ledger) = tapped.pair(&listener);
+        client.write_all(b"a request").unwrap();
+        read_exactly(ours.try_clone().unwrap(), 9);
+        let port = client.local_addr().unwrap().port();
+        filter(&format!("tcp dport {port} counter drop"));
+        ours.write_all(&[b'x'; 100]).unwrap();
+        let again = || ledger.sent(&EVERYTHING).turns[0].end_resent_ns;
+        eventually("it was sent again", || again() > 0);
+        filter_nothing();
+        // The turn goes on: this end has been sent once.
+        ours.write_all(&[b'x'; 50]).unwrap();
+        read_exactly(client.try_clone().unwrap(), 150);
+        let turns = ledger.sent(&EVERYTHING).turns;
+        assert_eq!((turns.len(), turns[0].end_offset), (1, 150));
+        assert!(turns[0].retransmitted_segments > 0);
+        assert!(again() == 0 || again() > turns[0].last_ns);
+    });
+}
+
+#[test]
 fn what_comes_late_belongs_to_the_turn_with_the_hole() {
     let Some(tapped) = tapped(16) else { return };
     in_own_network(|| {

@@ -271,7 +271,7 @@ fn payload_on_the_packet_that_completes_the_handshake_counts() {
 fn the_packet_that_completed_a_head_is_found_in_a_longer_turn() {
     let Some(tapped) = tapped(16) else { return };
     let listener = tapped.listen(LOOPBACK);
-    let (mut client, ours, ledger) = tapped.pair(&listener);
+    let (mut client, mut ours, ledger) = tapped.pair(&listener);
     for bytes in [100, 200, 300] {
         now_send(&mut client, &ours, bytes);
     }
@@ -289,8 +289,19 @@ fn the_packet_that_completed_a_head_is_found_in_a_longer_turn() {
     for _ in 0..14 {
         now_send(&mut client, &ours, 1);
     }
-    assert_eq!(covering(0), None, "no longer among the packets kept");
-    assert_eq!(covering(100), Some((100, 300)));
+    assert_eq!(covering(0), Some((0, 100)), "a turn's first packets stay");
+    assert_eq!(covering(604), Some((604, 605)));
+    assert_eq!(
+        covering(605),
+        None,
+        "neither among the first nor the newest"
+    );
+    assert_eq!(covering(606), Some((606, 607)));
+    // The next turn's take their place.
+    transfer(&mut ours, &mut client, 5);
+    now_send(&mut client, &ours, 50);
+    assert_eq!(covering(614), Some((614, 664)));
+    assert_eq!(covering(0), None);
 }
 
 #[test]
