@@ -7,11 +7,12 @@
 //! In reading order: [`wire`] is HTTP/1.1 with every byte counted; [`backend`] answers by path;
 //! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
 //! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
-//! namespaces, [`raw_client`] speaks TCP by hand in them, [`certificate`] is for TLS, [`cleanup`] takes away what was made,
-//! [`table`] prints. [`verify`], [`faults`], [`delays`], [`truth`],
-//! [`fingerprints`] and [`cost`] are the questions.
+//! namespaces, [`raw_client`] speaks TCP by hand in them, [`certificate`] is for TLS, [`cleanup`]
+//! takes away what was made, [`table`] prints. [`verify`], [`faults`], [`delays`], [`abort`],
+//! [`truth`], [`fingerprints`] and [`cost`] are the questions.
 #![forbid(unsafe_code)]
 
+pub mod abort;
 pub mod backend;
 pub mod certificate;
 pub mod checks;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Context;
+use calltap_loadtest::abort;
 use calltap_loadtest::backend::Backend;
 use calltap_loadtest::checks::Checks;
 use calltap_loadtest::cleanup;
@@ -38,6 +39,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Injects known delays, one at a time, and checks which part of the time they are found in
     Delays(DelaysArgs),
+    /// Plays calls that do not end well and shows record and capture of each side by side
+    Abort(AbortArgs),
     /// Measures CPU time per call with tap and records on and off, and the BPF programs' run time
     Cost(CostArgs),
     /// Plays scenarios between hosts of its own and leaves captures and records of each
@@ -97,6 +100,19 @@ struct DelaysArgs {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct AbortArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Only this ending; `--list` names them
+    #[arg(long)]
+    only: Option<String>,
+    /// Names the endings and plays none
+    #[arg(long)]
+    list: bool,
 }
 
 #[derive(Args)]
@@ -180,6 +196,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Verify(arguments) => verify(arguments),
         Command::Delays(arguments) => delays(&arguments),
+        Command::Abort(arguments) => abort(&arguments),
         Command::Cost(arguments) => cost(&arguments),
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
@@ -380,6 +397,38 @@ fn show(
         println!("## {field}\n\n{}", fingerprints::render(findings));
     }
     !findings.is_empty() && findings.iter().all(Finding::held)
+}
+
+fn abort(arguments: &AbortArgs) -> anyhow::Result<ExitCode> {
+    if arguments.list {
+        for ending in abort::ENDINGS {
+            println!("{:32} {}", ending.name, ending.what);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(reason) = lab::missing() {
+        anyhow::bail!("aborts need network namespaces of their own: {reason}");
+    }
+    let calltap = calltap(arguments.calltap.clone())?;
+    let asked = |ending: &&abort::Ending| {
+        let only = arguments.only.as_deref();
+        only.is_none_or(|name| name == ending.name)
+    };
+    let mut held = None;
+    for ending in abort::ENDINGS.iter().filter(asked) {
+        let played = abort::play(&calltap, ending)?;
+        println!("{}", abort::show(&played)?);
+        let misses = abort::judge(&played);
+        for miss in &misses {
+            println!("MISS {}: {miss}", ending.name);
+        }
+        held = Some(held.unwrap_or(true) && misses.is_empty());
+    }
+    Ok(match held {
+        Some(true) => ExitCode::SUCCESS,
+        Some(false) => ExitCode::FAILURE,
+        None => anyhow::bail!("no ending of that name; `loadtest abort --list` names them"),
+    })
 }
 
 fn cost(arguments: &CostArgs) -> anyhow::Result<ExitCode> {

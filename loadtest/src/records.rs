@@ -66,6 +66,11 @@ impl Record {
         self.0.get(name)
     }
 
+    /// Every field, by name.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// Whether the list `name` holds the text `item`.
     pub fn lists(&self, name: &str, item: &str) -> bool {
         self.list(name).any(|text| text == item)

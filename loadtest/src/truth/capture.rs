@@ -16,6 +16,8 @@ use crate::lab::Namespace;
 
 /// What a capture may hold until tcpdump wrote it, KiB; a loaded machine is slow to.
 const BUFFER_KIB: &str = "131072";
+/// The same of a few thousand packets.
+const SMALL_BUFFER_KIB: &str = "16384";
 /// Nothing was written for this long, though packets are written as they come: it is quiet. Longer
 /// than the kernel keeps a block of packets that is not full.
 const QUIET: Duration = Duration::from_millis(1_300);
@@ -34,8 +36,30 @@ impl Capture {
     /// Captures the TCP packets on `device` of `host` into `file`, the first `snap` bytes of each,
     /// and returns when it has begun.
     pub fn start(host: &Namespace, device: &str, file: &Path, snap: u32) -> anyhow::Result<Self> {
+        Self::run(host, device, file, snap, &["-B", BUFFER_KIB])
+    }
+
+    /// The same of so few packets that each is written as it comes: nobody has to wait for quiet.
+    pub fn start_small(
+        host: &Namespace,
+        device: &str,
+        file: &Path,
+        snap: u32,
+    ) -> anyhow::Result<Self> {
+        let few = ["--immediate-mode", "-B", SMALL_BUFFER_KIB];
+        Self::run(host, device, file, snap, &few)
+    }
+
+    fn run(
+        host: &Namespace,
+        device: &str,
+        file: &Path,
+        snap: u32,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut command = host.command("tcpdump");
-        command.args(["-i", device, "-n", "-U", "-Z", "root", "-B", BUFFER_KIB]);
+        command.args(["-i", device, "-n", "-U", "-Z", "root"]);
+        command.args(more);
         command.args(["--time-stamp-precision=nano", "-s", &snap.to_string(), "-w"]);
         command.arg(file).arg("tcp").stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run tcpdump")?;
