@@ -1,10 +1,10 @@
 # The commands of everyday work. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fingerprints
+.PHONY: help demo test lint bench fingerprints kernels
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## See calltap at work: an order API, clients that misbehave, a record for every call
 	@scripts/bootstrap
@@ -28,3 +28,7 @@ fingerprints: ## Compare the fingerprints in records with those that p0f and a c
 	@scripts/bootstrap --test
 	cargo build -p calltap
 	cargo run -p calltap-loadtest -- fingerprints $(if $(JA4),--ja4 $(JA4))
+
+kernels: ## Run the tap's tests and checked calls on Linux 6.1, 6.12, this one and one too old
+	@scripts/bootstrap --test --kernels
+	scripts/kernels
