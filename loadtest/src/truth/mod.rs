@@ -9,7 +9,7 @@
 //! the [`scenes`], some with the help of [`sequence`], and [`run`] all of them.
 //!
 //! The judge: `dissect` has tshark take a capture apart, `connection` sorts packets into streams of
-//! bytes, `calls` finds the calls in them, `derive` says what each was made of; `witness` is all of that
+//! bytes, `tls` opens what is sealed, `calls` finds the calls in them, `derive` says what each was made of; `witness` is all of that
 //! for one run. `compare` holds the records against it, with `parts` for where the time went and
 //! `permits` for what need not be exact; [`verdict`] is what came of it and [`report`] says it.
 
@@ -33,6 +33,7 @@ pub mod scenes;
 pub mod sequence;
 pub mod stage;
 pub mod streams;
+mod tls;
 pub mod verdict;
 mod witness;
 

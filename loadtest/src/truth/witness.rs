@@ -2,6 +2,7 @@
 //! same packet differ by.
 
 use std::collections::HashMap;
+use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 
@@ -12,6 +13,7 @@ use super::connection::{self, Connection, Flow, Side};
 use super::derive::{self, Facts, Ranges};
 use super::dissect::{self, Depth, Packet};
 use super::evidence::{self, Evidence, Scene};
+use super::tls::{self, Opened, Secrets};
 
 /// All that was seen.
 pub(crate) struct Witness {
@@ -60,12 +62,14 @@ pub(crate) fn hear(evidence: &Evidence, scene: &Scene) -> anyhow::Result<Witness
     let is_back_in = |packet: &Packet| scene.upstreams.contains(&packet.from);
     (pairs.back_in, pairs.back_out) = differences(&back, &far, is_back_in);
 
+    let secrets = fs::read_to_string(evidence.file("keys.log")).unwrap_or_default();
+    let secrets = Secrets::parse(&secrets).context("keys.log")?;
     let front = connection::sort(front, Side::Front);
     let front = front.into_iter().filter(|seen| seen.local == scene.server);
     let back = connection::sort(back, Side::Back);
     Ok(Witness {
-        front: sight(front.collect(), Side::Front, scene.front).context("front.pcap")?,
-        back: sight(back, Side::Back, scene.back).context("back.pcap")?,
+        front: sight(front.collect(), Side::Front, scene.front, &secrets).context("front.pcap")?,
+        back: sight(back, Side::Back, scene.back, &secrets).context("back.pcap")?,
         pairs,
     })
 }
@@ -80,6 +84,7 @@ fn sight(
     connections: Vec<Connection>,
     side: Side,
     carried: evidence::Carried,
+    secrets: &Secrets,
 ) -> anyhow::Result<Sighted> {
     let mut sighted = Sighted {
         connections: Vec::new(),
@@ -87,26 +92,13 @@ fn sight(
     };
     for connection in connections {
         let shown = || format!("{} - {}", connection.peer, connection.local);
-        let carried = match carried {
-            evidence::Carried::Http1 => in_the_clear(&connection, side).with_context(shown)?,
-            other => anyhow::bail!("{other:?} cannot be judged yet"),
-        };
-        let mut answered = 0;
-        let ranges: Vec<Ranges> = carried
-            .exchanges
-            .iter()
-            .map(|call| {
-                let response = call.response.as_ref();
-                let range = response.map_or(answered..answered, |answer| answer.range.clone());
-                answered = range.end;
-                Ranges {
-                    request: call.request.clone(),
-                    head_end: call.head_end,
-                    response: range,
-                    final_start: response.and_then(|answer| answer.final_start),
-                }
-            })
-            .collect();
+        let (carried, ranges) = match carried {
+            evidence::Carried::Http1 => in_the_clear(&connection, side),
+            evidence::Carried::Http1Tls => sealed(&connection, side, secrets),
+            // Which packet is whose is not asked where streams share a connection.
+            evidence::Carried::H2c | evidence::Carried::H2Tls => Ok(Default::default()),
+        }
+        .with_context(shown)?;
         for (at, call) in carried.exchanges.iter().enumerate() {
             if let Some(id) = &call.id {
                 let places = sighted.calls.entry(id.clone()).or_default();
@@ -123,7 +115,8 @@ fn sight(
     Ok(sighted)
 }
 
-fn in_the_clear(connection: &Connection, side: Side) -> anyhow::Result<Carried> {
+/// The calls of a connection and the bytes on the wire that are theirs.
+fn in_the_clear(connection: &Connection, side: Side) -> anyhow::Result<(Carried, Vec<Ranges>)> {
     let ended = connection.ending().is_some();
     // A gap that was never filled is where reading ends; what was sent is known to its end.
     let inbound = Clear {
@@ -138,10 +131,53 @@ fn in_the_clear(connection: &Connection, side: Side) -> anyhow::Result<Carried> 
         end: connection.outbound.high,
         ended,
     };
-    match side {
+    let carried = match side {
         Side::Front => calls::find(&inbound, &outbound),
         Side::Back => calls::find(&outbound, &inbound),
-    }
+    }?;
+    let ranges = ranges(&carried);
+    Ok((carried, ranges))
+}
+
+fn ranges(carried: &Carried) -> Vec<Ranges> {
+    let mut answered = 0;
+    let each = carried.exchanges.iter().map(|call| {
+        let response = call.response.as_ref();
+        let range = response.map_or(answered..answered, |answer| answer.range.clone());
+        answered = range.end;
+        Ranges {
+            request: call.request.clone(),
+            head_end: call.head_end,
+            response: range,
+            final_start: response.and_then(|answer| answer.final_start),
+        }
+    });
+    each.collect()
+}
+
+/// The same inside TLS: the calls' bytes are the records that hold them.
+fn sealed(
+    connection: &Connection,
+    side: Side,
+    secrets: &Secrets,
+) -> anyhow::Result<(Carried, Vec<Ranges>)> {
+    let ended = connection.ending().is_some();
+    let whole = |flow: &Flow, end: u64| flow.read(&connection.packets, 0, end as usize);
+    let inbound = whole(&connection.inbound, connection.inbound.in_order);
+    let outbound = whole(&connection.outbound, connection.outbound.high);
+    let (asking, answering): (Opened, Opened) = match side {
+        Side::Front => tls::open(&inbound, &outbound, ended, secrets),
+        Side::Back => tls::open(&outbound, &inbound, ended, secrets),
+    }?;
+    let carried = calls::find(&asking, &answering)?;
+    let ranges = ranges(&carried).into_iter().map(|call| Ranges {
+        request: asking.wire(&call.request),
+        head_end: asking.wire_end(call.head_end),
+        response: answering.wire(&call.response),
+        final_start: call.final_start.map(|at| answering.wire(&(at..at)).start),
+    });
+    let ranges = ranges.collect();
+    Ok((carried, ranges))
 }
 
 struct Clear<'a> {
