@@ -360,6 +360,7 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Writes a ClientHello the way a client would, from its parts.
     struct Offer<'a> {
@@ -621,6 +622,90 @@ mod tests {
                 HelloReader::default().push(&good[..index]),
                 Ok(None),
                 "cut at {index}"
+            );
+        }
+    }
+
+    /// What a reader makes of `wire` that comes in pieces, and how many bytes it kept meanwhile.
+    fn read_in_pieces(
+        wire: &[u8],
+        piece_bytes: usize,
+    ) -> (Result<Option<ClientHello>, HelloError>, usize) {
+        let mut reader = HelloReader::default();
+        for piece in wire.chunks(piece_bytes) {
+            match reader.push(piece) {
+                Ok(None) => {}
+                answer => return (answer, reader.handshake.len()),
+            }
+        }
+        (Ok(None), reader.handshake.len())
+    }
+
+    proptest! {
+        #[test]
+        fn a_bent_hello_is_read_the_same_in_any_pieces(
+            bends in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            record_bytes in 1..600_usize,
+            piece_bytes in 1..600_usize,
+            framed_first: bool,
+        ) {
+            let offer = Offer {
+                ciphers: &[GREASE, 0x1301, 0xc02b],
+                extensions: &[
+                    sni("a.example"),
+                    alpn_of(&[b"h2", b"http/1.1"]),
+                    versions_of(&[GREASE, 0x0304]),
+                    signatures_of(&[0x0403, 0x0804]),
+                    (GREASE, vec![]),
+                ],
+            };
+            let bend = |mut bytes: Vec<u8>| {
+                for (index, value) in &bends {
+                    let at = index.index(bytes.len());
+                    bytes[at] = *value;
+                }
+                bytes
+            };
+            let frame = |handshake: &[u8]| -> Vec<u8> {
+                handshake
+                    .chunks(record_bytes)
+                    .flat_map(|body| [vec![22, 3, 1], vector16(body)].concat())
+                    .collect()
+            };
+            // Bent lengths of records, or bent lengths within the message.
+            let wire = if framed_first {
+                bend(frame(&offer.handshake()))
+            } else {
+                frame(&bend(offer.handshake()))
+            };
+            let (whole, _) = read_in_pieces(&wire, wire.len());
+            let (pieced, kept) = read_in_pieces(&wire, piece_bytes);
+            prop_assert_eq!(&whole, &pieced);
+            prop_assert!(kept <= wire.len());
+            if let Ok(Some(hello)) = whole {
+                prop_assert_eq!(hello.ja4().chars().count(), 36);
+            }
+        }
+
+        #[test]
+        fn whatever_is_sent_no_more_is_kept_than_a_hello_may_have(
+            head in prop::collection::vec(any::<u8>(), 0..40),
+            claimed in 0..(HELLO_BYTES_MAX as u32 * 2),
+            piece_bytes in 1..20_000_usize,
+        ) {
+            let mut handshake = vec![HANDSHAKE_CLIENT_HELLO];
+            handshake.extend(&claimed.to_be_bytes()[1..]);
+            handshake.extend(&head);
+            handshake.resize(HELLO_BYTES_MAX * 3, 0x5a);
+            let wire: Vec<u8> = handshake
+                .chunks(RECORD_BODY_BYTES_MAX)
+                .flat_map(|body| [vec![22, 3, 1], vector16(body)].concat())
+                .collect();
+            let (answer, kept) = read_in_pieces(&wire, piece_bytes);
+            prop_assert!(!matches!(answer, Ok(None)), "it wants more than there may be");
+            prop_assert!(
+                kept <= HANDSHAKE_HEADER_BYTES + HELLO_BYTES_MAX + RECORD_BODY_BYTES_MAX,
+                "kept {}", kept
             );
         }
     }
