@@ -205,5 +205,9 @@ fn acknowledged(call: &Exchange) -> SocketSnapshot {
         acked_offset: Some(4_900),
         ..call.client.end
     };
-    SocketSnapshot { counters, sent }
+    SocketSnapshot {
+        counters,
+        sent,
+        received: call.client.received.clone(),
+    }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use crate::compose::{SynCache, call_record};
 use crate::exchange::{Exchange, Sharing};
 use crate::record::{CallRecord, Settled};
-use crate::socket::{Counters, Coverage, SocketSnapshot, StreamRange};
+use crate::socket::{CallRanges, Counters, Coverage, SocketSnapshot, StreamRange};
 
 pub use crate::compose::{connection_record, external_record};
 pub use crate::record::WallClock;
@@ -66,7 +66,7 @@ pub struct Correlator<S> {
 struct Unsettled<S> {
     exchange: Box<Exchange>,
     source: S,
-    range: StreamRange,
+    ranges: CallRanges,
     last: Counters,
     deadline_ns: u64,
     look_after_ns: u64,
@@ -85,7 +85,7 @@ impl<S> Unsettled<S> {
             exchange,
             source,
             last,
-            range: _,
+            ranges: _,
             deadline_ns: _,
             look_after_ns: _,
         } = self;
@@ -99,10 +99,17 @@ impl<S> Unsettled<S> {
 
     /// Takes in what a look at the socket showed; how it has settled, if it has.
     fn see(&mut self, seen: Option<SocketSnapshot>) -> Option<Settled> {
-        let Some(SocketSnapshot { counters, sent }) = seen else {
+        let Some(SocketSnapshot {
+            counters,
+            sent,
+            received,
+        }) = seen
+        else {
             return Some(Settled::Closed);
         };
-        self.exchange.client.sent.freshen(&sent, &self.range);
+        let leg = &mut self.exchange.client;
+        leg.sent.freshen(&sent, &self.ranges.sent);
+        leg.received.freshen(&received, &self.ranges.received);
         self.last = counters;
         settled_by(&self.exchange, &self.last, false)
     }
@@ -145,7 +152,7 @@ impl<S> Correlator<S> {
             Some(settled) => Err(Some(settled)),
             None => can_settle(&exchange).ok_or(None),
         };
-        let range = match waiting {
+        let sent = match waiting {
             Ok(range) => range,
             Err(settled) => {
                 self.finished.push_back(Finished {
@@ -162,10 +169,11 @@ impl<S> Correlator<S> {
         });
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let received = exchange.client.received_range.clone().unwrap_or_default();
         let unsettled = Unsettled {
             exchange,
             source,
-            range,
+            ranges: CallRanges { sent, received },
             last,
             deadline_ns: now_ns.saturating_add(self.limits.settle_max_ns),
             look_after_ns,
@@ -196,11 +204,11 @@ impl<S> Correlator<S> {
 
     /// Looks at the sockets whose time has come, and at no other.
     ///
-    /// `look` answers for the sent range asked for; `None` says that the socket is gone.
+    /// `look` answers for the ranges asked for; `None` says that the socket is gone.
     pub fn due(
         &mut self,
         now_ns: u64,
-        mut look: impl FnMut(&S, &StreamRange) -> Option<SocketSnapshot>,
+        mut look: impl FnMut(&S, &CallRanges) -> Option<SocketSnapshot>,
     ) {
         while let Some(Reverse((due_ns, ticket))) = self.looks.peek().copied() {
             if due_ns > now_ns {
@@ -210,7 +218,7 @@ impl<S> Correlator<S> {
             let Some(mut call) = self.unsettled.remove(&ticket) else {
                 continue;
             };
-            let seen = look(&call.source, &call.range);
+            let seen = look(&call.source, &call.ranges);
             match call.see(seen) {
                 Some(settled) => self.finished.push_back(call.finish(settled)),
                 None if now_ns >= call.deadline_ns => {
@@ -249,10 +257,10 @@ impl<S> Correlator<S> {
 
     /// Settles everything as it stands, after a last look at each socket: connections that were cut
     /// off a moment ago have an end to tell of.
-    pub fn shutdown(&mut self, mut look: impl FnMut(&S, &StreamRange) -> Option<SocketSnapshot>) {
+    pub fn shutdown(&mut self, mut look: impl FnMut(&S, &CallRanges) -> Option<SocketSnapshot>) {
         self.looks.clear();
         while let Some((_, mut call)) = self.unsettled.pop_first() {
-            let seen = look(&call.source, &call.range);
+            let seen = look(&call.source, &call.ranges);
             self.finished.push_back(match call.see(seen) {
                 Some(settled) => call.finish(settled),
                 None => call.give_up(Settled::Shutdown),

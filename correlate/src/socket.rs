@@ -261,6 +261,17 @@ pub struct SocketSnapshot {
     pub counters: Counters,
     /// The sent turns that touch the range asked for.
     pub sent: Turns,
+    /// The received ones. What a peer repeats may come after everything else of a call.
+    pub received: Turns,
+}
+
+/// The bytes of one call on one socket; empty where they are unknown or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallRanges {
+    /// Of what was sent.
+    pub sent: StreamRange,
+    /// Of what was received.
+    pub received: StreamRange,
 }
 
 /// Stream offsets of one direction that belong to one call.

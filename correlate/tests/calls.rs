@@ -245,6 +245,7 @@ fn record_of(exchange: Exchange) -> CallRecord {
     let seen = SocketSnapshot {
         counters: exchange.client.end,
         sent: exchange.client.sent.clone(),
+        ..SocketSnapshot::default()
     };
     join.take(Box::new(exchange), (), 0);
     join.shutdown(|(), _| Some(seen.clone()));

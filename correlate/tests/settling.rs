@@ -10,7 +10,7 @@ use calltap_correlate::exchange::{
 use calltap_correlate::join::{Correlator, Counts, Limits, WallClock};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{
-    Close, Counters, Coverage, DirectionTotals, SocketCookie, SocketSnapshot, StreamRange, Turn,
+    CallRanges, Close, Counters, Coverage, DirectionTotals, SocketCookie, SocketSnapshot, Turn,
     Turns,
 };
 use expect_test::{Expect, expect};
@@ -182,8 +182,9 @@ fn look(
     time: &str,
     kernel: &BTreeMap<u64, Kernel>,
     log: &RefCell<String>,
-) -> impl FnMut(&u64, &StreamRange) -> Option<SocketSnapshot> {
-    move |socket, range| {
+) -> impl FnMut(&u64, &CallRanges) -> Option<SocketSnapshot> {
+    move |socket, ranges| {
+        let range = &ranges.sent;
         let _ = writeln!(log.borrow_mut(), "{time}ms look at #{socket} {range:?}");
         kernel.get(socket).map(|known| SocketSnapshot {
             counters: known.counters,
@@ -191,6 +192,7 @@ fn look(
                 turns: known.turns.clone().into(),
                 lapped: false,
             },
+            ..SocketSnapshot::default()
         })
     }
 }
@@ -212,6 +214,37 @@ fn tell(time: &str, record: &CallRecord, socket: u64, log: &RefCell<String>) {
         let _ = write!(log, " bytes_acked={acked}");
     }
     log.push('\n');
+}
+
+#[test]
+fn what_the_client_repeats_before_it_has_its_answer_is_counted() {
+    let mut join = Correlator::new(Limits {
+        settle_max_ns: 30 * MS,
+        unsettled_max: 3,
+    });
+    let call = exchange(7, 0..100, 0);
+    let (mut sent, mut received) = (call.client.sent.clone(), call.client.received.clone());
+    join.take(Box::new(call), 7, 0);
+    // The request's packet came once more, then the answer was acknowledged.
+    (
+        received.turns[0].segments,
+        received.turns[0].retransmitted_segments,
+    ) = (2, 1);
+    (sent.turns[0].ack.offset, sent.turns[0].ack.ns) = (100, MS);
+    join.due(2 * MS, |_, ranges| {
+        assert_eq!((&ranges.sent, &ranges.received), (&(0..100), &(0..10)));
+        Some(SocketSnapshot {
+            sent: sent.clone(),
+            received: received.clone(),
+            ..SocketSnapshot::default()
+        })
+    });
+    let mut counted = None;
+    join.settled(WallClock::new(0, 0), |record, _| {
+        let client = &record.client;
+        counted = Some((client.wire_segments_in, client.tcp_peer_retransmits));
+    });
+    assert_eq!(counted, Some((Some(2), Some(1))));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry, Sharing};
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
 use calltap_correlate::record::CallRecord;
-use calltap_correlate::socket::{SocketSnapshot, StreamRange};
+use calltap_correlate::socket::{CallRanges, SocketSnapshot};
 use calltap_policies::{review, watch};
 use crossbeam_queue::ArrayQueue;
 
@@ -144,12 +144,12 @@ struct Settling {
 }
 
 impl Settling {
-    fn look(&self, range: &StreamRange) -> Option<SocketSnapshot> {
+    fn look(&self, ranges: &CallRanges) -> Option<SocketSnapshot> {
         // What the next call saw may have been too early. The ledger knows more by now, unless its
         // ring was lapped since; then what was seen is all there is.
         match self.late.as_ref().and_then(|late| late.seen.get()) {
-            Some(seen) if seen.sent.acked(range.end) => Some(seen.clone()),
-            _ => self.client.look(range),
+            Some(seen) if seen.sent.acked(ranges.sent.end) => Some(seen.clone()),
+            _ => self.client.look(ranges),
         }
     }
 }

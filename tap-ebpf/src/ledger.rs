@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use calltap_correlate::socket::{
-    Acknowledged, Arrival, Counters, DirectionTotals, SocketCookie, SocketIdentity, SocketSnapshot,
-    StreamRange, Turn, Turns,
+    Acknowledged, Arrival, CallRanges, Counters, DirectionTotals, SocketCookie, SocketIdentity,
+    SocketSnapshot, StreamRange, Turn, Turns,
 };
 use smallvec::SmallVec;
 
@@ -256,11 +256,12 @@ impl Ledger {
         }
     }
 
-    /// What a settling call asks for: the counters, and the turns of what it sent.
-    pub fn snapshot(&self, sent: &StreamRange, now_ns: u64) -> SocketSnapshot {
+    /// What a settling call asks for: the counters, and the turns of its bytes.
+    pub fn snapshot(&self, ranges: &CallRanges, now_ns: u64) -> SocketSnapshot {
         SocketSnapshot {
             counters: self.counters(now_ns),
-            sent: self.sent(sent),
+            sent: self.sent(&ranges.sent),
+            received: self.received(&ranges.received),
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use calltap_correlate::exchange::{
     ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing, UpstreamBody,
 };
-use calltap_correlate::socket::{Coverage, StreamRange};
+use calltap_correlate::socket::{CallRanges, Coverage};
 use calltap_policies::{Verdict, admit};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -644,16 +644,17 @@ impl Call {
                 leg.sent = ledger.sent(range);
             }
         }
-        let sent_range = leg.sent_range.clone().filter(|range| !range.is_empty())?;
-        let acked = leg.sent.acked(sent_range.end);
-        (!acked).then(|| remember(connection, sent_range))
+        let sent = leg.sent_range.clone().filter(|range| !range.is_empty())?;
+        let received = leg.received_range.clone().unwrap_or_default();
+        let acked = leg.sent.acked(sent.end);
+        (!acked).then(|| remember(connection, CallRanges { sent, received }))
     }
 }
 
 /// Lets the next call on the connection settle this one.
-fn remember(connection: &ClientConnection, sent_range: StreamRange) -> Arc<Late> {
+fn remember(connection: &ClientConnection, ranges: CallRanges) -> Arc<Late> {
     let late = Arc::new(Late {
-        sent_range,
+        ranges,
         seen: Default::default(),
     });
     connection.set_previous(Some(Arc::clone(&late)));

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
-use calltap_correlate::socket::{Counters, DirectionTotals, SocketSnapshot, StreamRange};
+use calltap_correlate::socket::{CallRanges, Counters, DirectionTotals, SocketSnapshot};
 use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -80,8 +80,8 @@ impl Ended {
 /// Settles a call ahead of the pipeline: filled by the next call on the same connection.
 #[derive(Debug)]
 pub(crate) struct Late {
-    /// The response's bytes.
-    pub(crate) sent_range: StreamRange,
+    /// The bytes of its response and of its request.
+    pub(crate) ranges: CallRanges,
     /// What the socket said when the next request's head had been read.
     pub(crate) seen: OnceLock<SocketSnapshot>,
 }
@@ -521,10 +521,10 @@ impl ClientConnection {
     }
 
     /// What settles a call: `None` when the socket is gone and nothing can be learnt any more.
-    pub(crate) fn look(&self, sent: &StreamRange) -> Option<SocketSnapshot> {
+    pub(crate) fn look(&self, ranges: &CallRanges) -> Option<SocketSnapshot> {
         let now_ns = now_ns();
         match &self.socket.source {
-            Source::Ledger(ledger) => Some(ledger.snapshot(sent, now_ns)),
+            Source::Ledger(ledger) => Some(ledger.snapshot(ranges, now_ns)),
             Source::TcpInfo => Some(SocketSnapshot {
                 counters: self.tcp_info(now_ns)?,
                 ..SocketSnapshot::default()
@@ -542,7 +542,7 @@ impl ClientConnection {
     pub(crate) fn settle_previous(&self) {
         let late = self.previous.lock().expect("no panic holds it").take();
         if let Some(late) = late
-            && let Some(seen) = self.look(&late.sent_range)
+            && let Some(seen) = self.look(&late.ranges)
         {
             let _ = late.seen.set(seen);
         }
