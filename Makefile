@@ -25,7 +25,7 @@ bench: ## Measure what a record costs: CPU time per call, tap and records on and
 	cargo run --release -p calltap-loadtest -- cost
 
 fingerprints: ## Compare the fingerprints in records with those that p0f and a capture give
-	@scripts/bootstrap --test
+	@scripts/bootstrap --test --fingerprints
 	cargo build -p calltap
 	cargo run -p calltap-loadtest -- fingerprints $(if $(JA4),--ja4 $(JA4))
 
