@@ -304,6 +304,10 @@ pub(crate) fn describe(
                 fields.tcp_peer_retransmits = None;
             }
             header_facts(&mut fields, reading.received.sums.as_ref());
+            // Of a long conversation the ledger remembers only the end: then nothing is known.
+            if let Some(sums) = &reading.sent.sums {
+                windows(&mut fields, sums);
+            }
         }
         (Coverage::Ebpf, Sharing::Multiplexed) | (Coverage::TcpInfo, _) => {
             connection_between(&mut fields, &leg.begin, &leg.end);
@@ -374,12 +378,17 @@ fn own_sums(fields: &mut SocketFields, reading: &LegReading) {
         fields.tcp_retransmits = Some(sums.resent_segments);
         fields.tcp_retransmitted_bytes = Some(sums.resent_bytes);
         fields.tcp_rtos = sums.timeouts;
-        fields.tcp_window_min = sums.window_min;
-        if sums.segments > 0 {
-            fields.tcp_zero_window_us = Some(sums.zero_window_ns / 1000);
-        }
+        windows(fields, sums);
     }
     header_facts(fields, reading.received.sums.as_ref());
+}
+
+/// The room the peer had for what was sent.
+fn windows(fields: &mut SocketFields, sent: &Sums) {
+    fields.tcp_window_min = sent.window_min;
+    if sent.segments > 0 {
+        fields.tcp_zero_window_us = Some(sent.zero_window_ns / 1000);
+    }
 }
 
 fn header_facts(fields: &mut SocketFields, received: Option<&Sums>) {

@@ -741,6 +741,21 @@ fn an_upgraded_connection_belongs_to_its_call() {
 }
 
 #[test]
+fn an_upgraded_connection_tells_of_closed_windows_while_all_its_turns_are_known() {
+    let zero_window_us = |sent: &str| {
+        let record = record_of(call(&format!(
+            "c upgraded; c begin 0 0 0; c end 100 400 0; c< 0..100 @0-0; head_arrived 0;
+             head_read 10; {sent}; written 920"
+        )));
+        record.client.tcp_zero_window_us
+    };
+    let known = "c> 0..300 @20-30 zero 70; c> 300..400 @40-50 zero 5";
+    assert_eq!(zero_window_us(known), Some(75));
+    let lapped = "c> 300..400 @40-50 zero 5; c> range 0..400";
+    assert_eq!(zero_window_us(lapped), None);
+}
+
+#[test]
 fn an_upgraded_connection_counts_from_its_birth_or_from_before_its_call() {
     let websocket = "c upgraded; c begin 100 0 0; c end 9100 70000 3; head_read 10; written 920;
          c< range 0..9100; c> range 0..70000";

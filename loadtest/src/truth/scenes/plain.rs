@@ -169,7 +169,9 @@ fn converse(line: &mut Line, asked: &mut Asked, random: &mut Random) -> anyhow::
         }
         thread::sleep(Duration::from_millis(random.below(8)));
     }
+    // Goodbye, and not gone before it was said back.
     wire.write(&[0x88, 0x80, 0, 0, 0, 0])?;
+    ensure!(wire.wait_unread()?, "a WebSocket ended without a goodbye");
     wire.stream().tcp().shutdown(Shutdown::Write)?;
     while wire.wait_unread()? {
         wire.take_unread();
