@@ -179,6 +179,9 @@ struct TruthArgs {
     /// Play nothing, but judge what an earlier run kept in these directories
     #[arg(long, num_args = 1.., conflicts_with_all = ["only", "family", "keep"])]
     judge: Vec<PathBuf>,
+    /// Alter the records, one way at a time, and see whether the judge notices
+    #[arg(long, conflicts_with_all = ["unjudged", "counts_only"])]
+    mutate: bool,
     /// Take times as they come, where the machine is emulated or busy
     #[arg(long)]
     counts_only: bool,
@@ -278,6 +281,15 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         false => Times::Judged,
     };
     let (mut verdicts, mut failed) = (Vec::new(), Vec::new());
+    let mutate = arguments.mutate;
+    let mut mutated = Vec::new();
+    let mut slipped = |name: &str, evidence: &Evidence| -> anyhow::Result<()> {
+        let caught = truth::mutate::all(evidence)?;
+        let held = caught.iter().filter(|one| one.held()).count();
+        eprintln!("{name}: {held} of {} mutations caught", caught.len());
+        mutated.extend(caught);
+        Ok(())
+    };
     let mut judged = |name: String, verdict: anyhow::Result<Verdict>| match verdict {
         Ok(verdict) => {
             let misses = verdict.misses.len();
@@ -291,7 +303,12 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
     };
     for directory in &arguments.judge {
         let name = directory.display().to_string();
-        judged(name, truth::judge_with(&Evidence::at(directory), times));
+        let evidence = Evidence::at(directory);
+        if mutate {
+            slipped(&name, &evidence)?;
+        } else {
+            judged(name, truth::judge_with(&evidence, times));
+        }
     }
     if arguments.judge.is_empty() {
         let family = |family: &Family| {
@@ -315,6 +332,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
                 Ok(evidence) if unjudged => {
                     eprintln!("{name}: {} calls", evidence.scene()?.asked.len());
                 }
+                Ok(evidence) if mutate => slipped(&name, &evidence)?,
                 evidence => judged(
                     name,
                     evidence.and_then(|evidence| truth::judge_with(&evidence, times)),
@@ -325,6 +343,24 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
     }
     if unjudged {
         return Ok(if failed.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    if mutate {
+        let held = failed.is_empty()
+            && !mutated.is_empty()
+            && mutated.iter().all(truth::mutate::Caught::held);
+        if arguments.json {
+            println!(
+                "{}",
+                serde_json::json!({ "held": held, "mutations": mutated })
+            );
+        } else {
+            print!("{}", truth::mutate::render(&mutated));
+        }
+        return Ok(if held {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -30,6 +30,7 @@ pub(crate) fn compare(
     times: Times,
 ) -> Verdict {
     let mut judge = Judge {
+        floors: HashMap::new(),
         scene,
         witness,
         verdict: Verdict::new(&scene.scenario, scene.family, scene.asked.len(), times),
@@ -37,6 +38,7 @@ pub(crate) fn compare(
         cookies: HashMap::new(),
         attributions: HashMap::new(),
     };
+    judge.floors(records);
     judge.records(records);
     judge.connection_records(records);
     judge.cookies();
@@ -61,8 +63,69 @@ struct Judge<'a> {
     times: BTreeMap<&'static str, Vec<i64>>,
     /// By leg and connection: the cookies its records gave it.
     cookies: HashMap<(&'static str, usize), Vec<String>>,
-    /// By leg: attribution and reason of each record.
-    attributions: HashMap<&'static str, Vec<(String, String, String)>>,
+    /// By leg: what each record said.
+    attributions: HashMap<&'static str, Vec<Attributed>>,
+    /// By record: when the call before it on its client's connection had ended, ns.
+    floors: HashMap<String, u64>,
+}
+
+/// What a record said of one of its sides.
+struct Attributed {
+    call: String,
+    attribution: String,
+    reason: String,
+    /// It was the first on its connection.
+    is_first: bool,
+}
+
+/// One side of a call: a connection, and the how many-th call on it where calls have it in turns.
+struct Place<'a> {
+    connection: usize,
+    talk: &'a Talk,
+    at: Option<usize>,
+}
+
+impl<'a> Place<'a> {
+    fn of(side: &'a Sighted, connection: usize, at: Option<usize>) -> Self {
+        Self {
+            connection,
+            talk: &side.connections[connection],
+            at,
+        }
+    }
+
+    /// The call's own bytes, unless others share its connection.
+    fn own(&self) -> Option<(&'a Talk, usize)> {
+        Some((self.talk, self.at?))
+    }
+}
+
+/// When the gateway did what no packet shows, ns.
+struct Moments {
+    head_read: u64,
+    /// It turned to the upstream.
+    begun: u64,
+    written: u64,
+}
+
+impl Moments {
+    fn of(record: &Record, base: Option<u64>) -> Self {
+        let at = |mark: &str| {
+            let us = record.get(&format!("timing.{mark}_us"))?.as_i64()?;
+            base?.checked_add_signed(us * 1000)
+        };
+        let head_read = at("head_read").unwrap_or(0);
+        let written = at("resp_written").unwrap_or(head_read);
+        Self {
+            head_read,
+            begun: at("up_begin").unwrap_or(head_read),
+            written,
+        }
+    }
+}
+
+fn record_uid(record: &Record) -> &str {
+    record.text("log.record.uid").unwrap_or("")
 }
 
 /// What the capture says that a field must say.
@@ -155,6 +218,10 @@ impl Sheet<'_, '_> {
             (_, None) => false,
             (want, Some(found)) => want.is_met(found),
         };
+        if matches!(want, Want::Within(..)) {
+            let loose = (self.call.to_owned(), name.to_owned());
+            self.verdict.loose.insert(loose);
+        }
         self.judged(group, name, agreed, || want.shown(), look);
     }
 
@@ -193,7 +260,7 @@ impl Sheet<'_, '_> {
     }
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     fn miss(&mut self, group: Group, call: &str, field: &str, record: String, capture: String) {
         let share = self.verdict.groups.entry(group).or_default();
         share.of += 1;
@@ -259,24 +326,21 @@ impl Judge<'_> {
     }
 
     fn call(&mut self, asked: &Asked, record: &Record) {
-        let witness = self.witness;
-        let places = |side: &Sighted| side.calls.get(&asked.id).cloned().unwrap_or_default();
-        let front = places(&witness.front);
-        let &[(connection, at)] = &front[..] else {
+        let Some(client) = self.client(asked) else {
+            let seen = self.witness.front.calls.get(&asked.id).map_or(0, Vec::len);
             self.miss(
                 Group::Connection,
                 &asked.id,
                 "client.socket.cookie",
                 "a call".to_owned(),
-                format!("{} requests of that name in front.pcap", front.len()),
+                format!("{seen} requests of that name in front.pcap"),
             );
             return;
         };
-        let client = &witness.front.connections[connection];
-        let upstream = places(&witness.back)
-            .last()
-            .map(|(connection, at)| (*connection, &witness.back.connections[*connection], *at));
+        let upstream = self.upstream(asked, record);
         let base = record.text("timestamp").and_then(wall_ns);
+        let moments = Moments::of(record, base);
+        let floor_ns = self.floors.get(record_uid(record)).copied().unwrap_or(0);
 
         let mut sheet = Sheet {
             record,
@@ -284,47 +348,110 @@ impl Judge<'_> {
             verdict: &mut self.verdict,
             groups: BTreeMap::new(),
         };
-        answer(&mut sheet, asked, client, at);
-        client_addresses(&mut sheet, asked, client, at);
-        leg(&mut sheet, Leg::Client, client, at);
-        syn(&mut sheet, &client.connection, client.facts[at].serial == 1);
-        if let Some((_, talk, at)) = upstream {
-            upstream_addresses(&mut sheet, talk, at);
-            leg(&mut sheet, Leg::Upstream, talk, at);
-        } else {
-            for name in ["upstream.socket.request_seq", "upstream.wire.bytes_out"] {
-                let never = "the request never left for an upstream";
-                let absent = record.number(name).is_none_or(|number| number == 0)
-                    || record.text("upstream.attribution") != Some("exact");
-                sheet.judged(Group::Connection, name, absent, || never.to_owned(), "");
+        answer(&mut sheet, asked, client.own());
+        client_addresses(&mut sheet, asked, &client);
+        match client.own() {
+            Some((talk, at)) => leg(&mut sheet, Leg::Client, talk, at),
+            None => shared(&mut sheet, Leg::Client, client.talk, &moments, floor_ns),
+        }
+        let is_first = client.own().map(|(talk, at)| talk.facts[at].serial == 1);
+        syn(&mut sheet, &client.talk.connection, is_first);
+        match &upstream {
+            Some(place) => {
+                upstream_addresses(&mut sheet, place);
+                match place.own() {
+                    Some((talk, at)) => leg(&mut sheet, Leg::Upstream, talk, at),
+                    None => shared(&mut sheet, Leg::Upstream, place.talk, &moments, 0),
+                }
+            }
+            None => {
+                for name in ["upstream.socket.request_seq", "upstream.wire.bytes_out"] {
+                    let never = "the request never left for an upstream";
+                    let absent = record.number(name).is_none_or(|number| number == 0)
+                        || record.text("upstream.attribution") != Some("exact");
+                    sheet.judged(Group::Connection, name, absent, || never.to_owned(), "");
+                }
             }
         }
-        marks(&mut sheet, client, at, upstream, base, &mut self.times);
+        let legs = (client.own(), upstream.as_ref().and_then(Place::own));
+        marks(&mut sheet, legs, base, &mut self.times);
         order(&mut sheet);
         time_parts(&mut sheet);
         sheet.end();
 
-        let legs = [
-            (Leg::Client, Some((connection, client))),
-            (
-                Leg::Upstream,
-                upstream.map(|(connection, talk, _)| (connection, talk)),
-            ),
-        ];
-        for (leg, place) in legs {
+        for (leg, place) in [(Leg::Client, Some(client)), (Leg::Upstream, upstream)] {
             let name = leg.name();
-            let Some((connection, _)) = place else {
+            let Some(place) = place else {
                 continue;
             };
             let text = |field: &str| record.text(&format!("{name}.{field}")).unwrap_or("nothing");
-            let cookies = self.cookies.entry((name, connection)).or_default();
+            let cookies = self.cookies.entry((name, place.connection)).or_default();
             cookies.push(text("socket.cookie").to_owned());
             let attribution = text("attribution").to_owned();
             let key = format!("{name} {attribution}");
             *self.verdict.attribution.entry(key).or_insert(0) += 1;
             let reason = text("attribution_reason").to_owned();
+            let is_first = record.number(&format!("{name}.socket.request_seq")) == Some(1);
             let list = self.attributions.entry(name).or_default();
-            list.push((asked.id.clone(), attribution, reason));
+            list.push(Attributed {
+                call: asked.id.clone(),
+                attribution,
+                reason,
+                is_first,
+            });
+        }
+    }
+
+    /// Where the call is on the client's side; by the client's address where streams share it.
+    fn client(&self, asked: &Asked) -> Option<Place<'a>> {
+        let witness = self.witness;
+        let side = &witness.front;
+        if !self.scene.front.is_shared() {
+            let &[(connection, at)] = &side.calls.get(&asked.id)?[..] else {
+                return None;
+            };
+            return Some(Place::of(side, connection, Some(at)));
+        }
+        let mut all = side.connections.iter();
+        let connection = all.rposition(|talk| talk.connection.peer == asked.client)?;
+        Some(Place::of(side, connection, None))
+    }
+
+    /// Where it is on the upstream's; of several attempts, the last.
+    fn upstream(&self, asked: &Asked, record: &Record) -> Option<Place<'a>> {
+        let witness = self.witness;
+        let side = &witness.back;
+        if !self.scene.back.is_shared() {
+            let (connection, at) = *side.calls.get(&asked.id)?.last()?;
+            return Some(Place::of(side, connection, Some(at)));
+        }
+        // The record names the connection; that there is such a one is checked with its address.
+        let port = record.number("upstream.local_port")?;
+        let mut all = side.connections.iter();
+        let is_it = |talk: &Talk| u64::from(talk.connection.local.port()) == port;
+        let connection = all.rposition(is_it)?;
+        Some(Place::of(side, connection, None))
+    }
+
+    /// For each record the end of the call before it on the same connection, as the gateway saw it.
+    fn floors(&mut self, records: &[Record]) {
+        let mut ends: HashMap<&str, Vec<u64>> = HashMap::new();
+        let mut spans = Vec::new();
+        for record in records.iter().filter(|record| record.kind() == "call") {
+            let base = record.text("timestamp").and_then(wall_ns);
+            let moments = Moments::of(record, base);
+            let cookie = record.text("client.socket.cookie").unwrap_or("");
+            ends.entry(cookie).or_default().push(moments.written);
+            spans.push((record_uid(record), cookie, moments.head_read));
+        }
+        for ends in ends.values_mut() {
+            ends.sort_unstable();
+        }
+        for (uid, cookie, head_read) in spans {
+            let ends = &ends[cookie];
+            let before = ends.partition_point(|end| *end < head_read);
+            let floor = before.checked_sub(1).map_or(0, |at| ends[at]);
+            self.floors.insert(uid.to_owned(), floor);
         }
     }
 
@@ -418,10 +545,17 @@ impl Judge<'_> {
             let rows = permits.of(&self.scene.scenario, leg);
             let found = self.attributions.remove(leg.name()).unwrap_or_default();
             let mut counts = vec![0_u64; rows.len()];
-            for (call, attribution, reason) in &found {
+            for Attributed {
+                call,
+                attribution,
+                reason,
+                is_first,
+            } in &found
+            {
                 let row = rows.iter().position(|row| {
                     let has_reason = row.reasons.is_empty() || row.reasons.contains(reason);
-                    row.attribution.name() == attribution && has_reason
+                    let is_its = *is_first || !row.first_calls_only;
+                    row.attribution.name() == attribution && has_reason && is_its
                 });
                 match row {
                     Some(row) => {
@@ -502,7 +636,13 @@ fn captures<'a>(pairs: &'a Pairs, mark: &str) -> &'a [u64] {
     }
 }
 
-fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at: usize) {
+fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Option<(&Talk, usize)>) {
+    let Some((client, at)) = own else {
+        let told = asked.status.map(u64::from);
+        let want = Want::or_unknown(told.filter(|_| asked.complete));
+        sheet.field(Group::Ending, "http.response.status_code", want, false, "");
+        return;
+    };
     let seen = client.carried.exchanges[at].response.as_ref();
     let status = seen.filter(|answer| answer.final_start.is_some());
     let want = Want::or_nothing(status.map(|answer| u64::from(answer.status)));
@@ -537,8 +677,9 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at: usize) {
     }
 }
 
-fn client_addresses(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at: usize) {
-    let Connection { local, peer, .. } = client.connection;
+fn client_addresses(sheet: &mut Sheet<'_, '_>, asked: &Asked, place: &Place<'_>) {
+    let Connection { local, peer, .. } = place.talk.connection;
+    let serial = place.own().map(|(talk, at)| talk.facts[at].serial.into());
     let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
     let same = asked.client == peer;
     let capture = || format!("{peer} asked, not {}", asked.client);
@@ -553,26 +694,29 @@ fn client_addresses(sheet: &mut Sheet<'_, '_>, asked: &Asked, client: &Talk, at:
         ("network.transport", Want::Text("tcp".to_owned())),
         ("network.type", Want::Text(family.to_owned())),
         ("coverage", Want::Text("ebpf".to_owned())),
-        (
-            "client.socket.request_seq",
-            Want::Is(client.facts[at].serial.into()),
-        ),
+        ("client.socket.request_seq", Want::or_unknown(serial)),
     ] {
         sheet.field(Group::Connection, name, want, false, "");
     }
 }
 
-fn upstream_addresses(sheet: &mut Sheet<'_, '_>, talk: &Talk, at: usize) {
-    let Connection { local, peer, .. } = talk.connection;
-    let serial = talk.facts[at].serial;
+fn upstream_addresses(sheet: &mut Sheet<'_, '_>, place: &Place<'_>) {
+    let Connection { local, peer, .. } = place.talk.connection;
+    let serial = place.own().map(|(talk, at)| talk.facts[at].serial);
     for (name, want) in [
         ("upstream.address", Want::Text(peer.ip().to_string())),
         ("upstream.port", Want::Is(peer.port().into())),
         ("upstream.local_port", Want::Is(local.port().into())),
-        ("upstream.socket.request_seq", Want::Is(serial.into())),
+        (
+            "upstream.socket.request_seq",
+            Want::or_unknown(serial.map(u64::from)),
+        ),
     ] {
         sheet.field(Group::Connection, name, want, false, "");
     }
+    let Some(serial) = serial else {
+        return;
+    };
     let reused = sheet.record.get("upstream.reused").and_then(Value::as_bool);
     let capture = || format!("call {serial} on its connection");
     let same = reused == Some(serial > 1);
@@ -756,6 +900,125 @@ fn ending(
     }
 }
 
+/// Numbers and marks of one call that nobody can know where others share its connection.
+const OF_ONE_CALL: [&str; 11] = [
+    "tcp.seq_first",
+    "tcp.seq_last",
+    "tcp.ack_kind",
+    "tcp.window_min",
+    "tcp.zero_window_us",
+    "tcp.flags",
+    "tcp.bytes_acked",
+    "ip.ttl_min",
+    "ip.ttl_max",
+    "ip.dscp",
+    "ip.ecn",
+];
+const MARKS_OF_CLIENTS: [&str; 6] = [
+    "req_first",
+    "req_last",
+    "head_arrived",
+    "resp_first",
+    "resp_last",
+    "resp_acked",
+];
+const MARKS_OF_UPSTREAMS: [&str; 6] = [
+    "up_sent_first",
+    "up_sent_last",
+    "up_resent_last",
+    "up_acked",
+    "up_first",
+    "up_last",
+];
+
+/// Where streams share a connection, its counters over the call's time are all there is, and nothing
+/// else may pretend to be the call's. `floor_ns` is when the call before it on the connection ended:
+/// what came since may be counted.
+fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, floor_ns: u64) {
+    /// Between a mark of the gateway's and its look at the counters.
+    const AROUND_NS: u64 = 5_000_000;
+    /// What was written has left by then.
+    const LEAVING_NS: u64 = 1_000_000_000;
+    let s = leg.name();
+    let connection = &talk.connection;
+    let look = format!("{} - {}", connection.peer, connection.local);
+    for field in OF_ONE_CALL {
+        sheet.field(
+            Group::Attribution,
+            &format!("{s}.{field}"),
+            Want::Nothing,
+            false,
+            &look,
+        );
+    }
+    let marks = match leg {
+        Leg::Client => MARKS_OF_CLIENTS,
+        Leg::Upstream => MARKS_OF_UPSTREAMS,
+    };
+    for mark in marks {
+        let field = format!("timing.{mark}_us");
+        sheet.field(Group::Attribution, &field, Want::Nothing, false, &look);
+    }
+    // The most is what passed while the gateway may have counted for the call: it reads the counters
+    // when the last of the response has left, which no mark tells. The least is the call's own body.
+    let (most_from, floor_ns) = match leg {
+        Leg::Client => (moments.head_read, floor_ns.min(moments.head_read)),
+        Leg::Upstream => (moments.begun, moments.begun),
+    };
+    let until = moments.written + LEAVING_NS;
+    let most_out = (most_from.saturating_sub(AROUND_NS), until);
+    let most_in = (floor_ns.saturating_sub(AROUND_NS), until);
+    let body = |field: &str| sheet.record.number(field).unwrap_or(0);
+    let (asked, answered) = (
+        body("http.request.body.size"),
+        body("http.response.body.size"),
+    );
+    let (least_in, least_out) = match leg {
+        Leg::Client => (asked, answered),
+        // What the upstream was to have, or had, of a call that broke off is another question.
+        Leg::Upstream => (0, 0),
+    };
+    type Count = fn(&derive::Passed) -> u64;
+    let counts: [(Group, &str, bool, Count); 8] = [
+        (Group::Payload, "wire.bytes_in", true, |passed| passed.bytes),
+        (Group::Payload, "wire.bytes_out", false, |passed| {
+            passed.bytes
+        }),
+        (Group::Packets, "wire.segments_in", true, |passed| {
+            passed.segments
+        }),
+        (Group::Packets, "wire.segments_out", false, |passed| {
+            passed.segments
+        }),
+        (Group::Packets, "wire.ip_bytes_in", true, |passed| {
+            passed.ip_bytes
+        }),
+        (Group::Packets, "wire.ip_bytes_out", false, |passed| {
+            passed.ip_bytes
+        }),
+        (Group::Retransmits, "tcp.retransmits", false, |passed| {
+            passed.again
+        }),
+        (Group::Retransmits, "tcp.peer_retransmits", true, |passed| {
+            passed.late
+        }),
+    ];
+    for (group, field, is_inbound, count) in counts {
+        let (flow, most, least) = match is_inbound {
+            true => (&connection.inbound, most_in, least_in),
+            false => (&connection.outbound, most_out, least_out),
+        };
+        let least = match group {
+            Group::Payload => least,
+            Group::Packets => u64::from(least > 0),
+            _ => 0,
+        };
+        let most = count(&derive::passed(connection, flow, most));
+        let want = Want::Within(least, most);
+        sheet.field(group, &format!("{s}.{field}"), want, false, &look);
+    }
+}
+
 /// What the kernel cuts its segments to: what both ends offered, less the timestamps.
 fn mss(connection: &Connection, leg: Leg) -> Want {
     let offered = |at: Option<usize>| {
@@ -788,7 +1051,7 @@ fn mss(connection: &Connection, leg: Leg) -> Want {
     }
 }
 
-fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: bool) {
+fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: Option<bool>) {
     let Some(at) = connection.syn else {
         return;
     };
@@ -823,7 +1086,9 @@ fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: bool) {
     flag(sheet, "client.syn.df", packet.df);
     const ECE_CWR: u8 = 0xc0;
     flag(sheet, "client.syn.ecn", Some(packet.is(ECE_CWR)));
-    let shaken = connection.third.filter(|_| is_first);
+    // Of calls that share a connection, the record says which was the first.
+    let told = sheet.record.number("client.socket.request_seq") == Some(1);
+    let shaken = connection.third.filter(|_| is_first.unwrap_or(told));
     let want = shaken.map_or(Want::Nothing, |third| {
         let us = (connection.moment(third).ns - packet.ns) / 1000;
         sheet.within(us, 2 * SLOW_US)
@@ -833,6 +1098,15 @@ fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: bool) {
 
 /// No single mark may be further off than this, µs, beyond what two captures differ by.
 const SLOW_US: u64 = 150;
+/// Nor be on the wrong side of its packet by more than rounding and two readings of a clock take, ns.
+const EARLY_NS: i64 = 20_000;
+
+/// The mark is of a packet that left.
+fn captured_after(mark: &str) -> bool {
+    matches!(mark, "resp_first" | "resp_last")
+        || mark.starts_with("up_sent")
+        || mark == "up_resent_last"
+}
 
 /// Names of TCP options in order, as p0f lists them.
 fn layout(options: &[u8]) -> String {
@@ -889,23 +1163,24 @@ fn look(connection: &Connection, facts: &Facts) -> String {
 /// The marks that are on the wire, each against the packet it is about.
 fn marks(
     sheet: &mut Sheet<'_, '_>,
-    client: &Talk,
-    at: usize,
-    upstream: Option<(usize, &Talk, usize)>,
+    (client, upstream): (Option<(&Talk, usize)>, Option<(&Talk, usize)>),
     base: Option<u64>,
     times: &mut BTreeMap<&'static str, Vec<i64>>,
 ) {
-    let facts = &client.facts[at];
     let acked = |facts: &Facts| facts.acked.map(|heard| heard.moment);
-    let mut wanted = vec![
-        (Leg::Client, "req_first", facts.request_first),
-        (Leg::Client, "req_last", facts.request_last),
-        (Leg::Client, "head_arrived", facts.head_last),
-        (Leg::Client, "resp_first", facts.response_first),
-        (Leg::Client, "resp_last", facts.response_last),
-        (Leg::Client, "resp_acked", acked(facts)),
-    ];
-    if let Some((_, talk, at)) = upstream {
+    let mut wanted = Vec::new();
+    if let Some((talk, at)) = client {
+        let facts = &talk.facts[at];
+        wanted.extend([
+            (Leg::Client, "req_first", facts.request_first),
+            (Leg::Client, "req_last", facts.request_last),
+            (Leg::Client, "head_arrived", facts.head_last),
+            (Leg::Client, "resp_first", facts.response_first),
+            (Leg::Client, "resp_last", facts.response_last),
+            (Leg::Client, "resp_acked", acked(facts)),
+        ]);
+    }
+    if let Some((talk, at)) = upstream {
         let facts = &talk.facts[at];
         let connected = talk.connection.syn_ack.map(|at| talk.connection.moment(at));
         let is_new = facts.serial == 1;
@@ -953,7 +1228,9 @@ fn marks(
         };
         let off = base as i64 + told * 1000 - seen.ns as i64;
         times.entry(mark).or_default().push(off);
-        let near = off.unsigned_abs() <= SLOW_US * 1000;
+        // A packet is captured before it is looked at on its way in, and after on its way out.
+        let late_ns = if captured_after(mark) { -off } else { off };
+        let near = (-EARLY_NS..=SLOW_US as i64 * 1000).contains(&late_ns);
         let held = near || sheet.verdict.times == Times::Passed;
         let capture = || format!("packet {}, {} µs from there", seen.packet, off / 1000);
         sheet.judged(Group::Marks, &field, held, capture, "");

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::connection::{Connection, Heard, Moment, Segment, Side};
+use super::connection::{Connection, Flow, Heard, Moment, Segment, Side};
 
 /// The byte ranges of one call on one connection, and where its parts begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,6 +257,36 @@ fn windows(
             .filter(|window| certain.is_none_or(|least| *window < least));
         facts.window_min = certain.into_iter().chain(less).collect();
     }
+}
+
+/// What passed on a connection in one direction, in a span of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Repeats not counted.
+    pub(crate) bytes: u64,
+    pub(crate) segments: u64,
+    pub(crate) ip_bytes: u64,
+    pub(crate) again: u64,
+    pub(crate) late: u64,
+}
+
+/// Counts it; `span` is from and to, ns.
+pub(crate) fn passed(connection: &Connection, flow: &Flow, (from, to): (u64, u64)) -> Passed {
+    let mut passed = Passed::default();
+    let begin = flow
+        .segments
+        .partition_point(|segment| segment.moment.ns < from);
+    for segment in &flow.segments[begin..] {
+        if segment.moment.ns > to {
+            break;
+        }
+        passed.bytes += segment.end.saturating_sub(segment.high_before);
+        passed.segments += 1;
+        passed.ip_bytes += u64::from(connection.packet(segment.at).ip_bytes);
+        passed.again += u64::from(segment.is_again());
+        passed.late += u64::from(segment.first < segment.high_before);
+    }
+    passed
 }
 
 /// Sorts the repeats of what was sent by what made TCP repeat it.

@@ -41,6 +41,13 @@ pub enum Carried {
     H2Tls,
 }
 
+impl Carried {
+    /// Several calls at a time, as streams.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Carried::H2c | Carried::H2Tls)
+    }
+}
+
 /// What was played.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scene {

@@ -11,7 +11,8 @@
 //! The judge: `dissect` has tshark take a capture apart, `connection` sorts packets into streams of
 //! bytes, `tls` opens what is sealed, `calls` finds the calls in them, `derive` says what each was made of; `witness` is all of that
 //! for one run. `compare` holds the records against it, with `parts` for where the time went and
-//! `permits` for what need not be exact; [`verdict`] is what came of it and [`report`] says it.
+//! `permits` for what need not be exact; [`verdict`] is what came of it and [`report`] says it. [`mutate`]
+//! asks the judge whether it would notice.
 
 pub mod caller;
 mod calls;
@@ -23,6 +24,7 @@ mod dissect;
 pub mod evidence;
 pub mod ground;
 mod judge;
+pub mod mutate;
 pub mod packet_socket;
 mod parts;
 mod permits;

@@ -22,6 +22,9 @@ pub(crate) struct Permit {
     /// Why it may be so; empty for `exact`.
     #[serde(default)]
     pub(crate) reasons: Vec<String>,
+    /// Only of calls that were the first on their connection.
+    #[serde(default)]
+    pub(crate) first_calls_only: bool,
     /// Of the scenario's calls, the least and the most.
     pub(crate) share: (f64, f64),
 }
@@ -93,6 +96,7 @@ impl Permits {
             leg,
             attribution: Attribution::Exact,
             reasons: Vec::new(),
+            first_calls_only: false,
             share: (1.0, 1.0),
         }]
     }

@@ -58,6 +58,8 @@ pub(crate) struct Opened {
     text: Vec<u8>,
     /// By place in the text: one per record of application data.
     records: Vec<Record>,
+    /// Where the first record begins that is not of the handshake's own keys.
+    begin: Option<u64>,
     over: bool,
 }
 
@@ -68,6 +70,11 @@ struct Record {
 }
 
 impl Opened {
+    /// Where on the wire the handshake had ended: tickets may come next.
+    pub(crate) fn begin(&self) -> Option<u64> {
+        self.begin
+    }
+
     /// The bytes on the wire that carried a piece of the text: whole records.
     pub(crate) fn wire(&self, text: &Range<u64>) -> Range<u64> {
         let holding = |byte: u64| {
@@ -173,6 +180,9 @@ fn opened(stream: &[u8], key: &mut Key, ended: bool) -> anyhow::Result<Opened> {
             break; // torn: it was never read
         };
         if let Some((kind, text)) = key.open(header, sealed)? {
+            if key.is_tls13 {
+                opened.begin.get_or_insert(at as u64);
+            }
             match kind {
                 APPLICATION if !text.is_empty() => {
                     let from = opened.text.len() as u64;

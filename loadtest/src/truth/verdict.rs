@@ -1,6 +1,6 @@
 //! What a judge found: how many calls agreed of how many, and where one did not, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -171,6 +171,9 @@ pub struct Verdict {
     pub marks: BTreeMap<String, MarkTimes>,
     /// Every disagreement.
     pub misses: Vec<Miss>,
+    /// Calls and fields of which the captures only tell the least and the most.
+    #[serde(skip)]
+    pub(crate) loose: HashSet<(String, String)>,
 }
 
 impl Verdict {
@@ -187,6 +190,7 @@ impl Verdict {
             losses_back: Losses::default(),
             marks: BTreeMap::new(),
             misses: Vec::new(),
+            loose: HashSet::new(),
         }
     }
 

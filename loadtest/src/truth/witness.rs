@@ -176,7 +176,12 @@ fn sealed(
         response: answering.wire(&call.response),
         final_start: call.final_start.map(|at| answering.wire(&(at..at)).start),
     });
-    let ranges = ranges.collect();
+    let mut ranges: Vec<Ranges> = ranges.collect();
+    // An upstream's session tickets come in reply to the first request, ahead of its response. Whose
+    // else could they be? That they hide when the response began is what `tls_tickets` says.
+    if let (Side::Back, Some(first), Some(begin)) = (side, ranges.first_mut(), answering.begin()) {
+        first.response.start = first.response.start.min(begin);
+    }
     Ok((carried, ranges))
 }
 
