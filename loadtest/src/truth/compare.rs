@@ -78,6 +78,9 @@ struct Attributed {
     is_first: bool,
 }
 
+/// A connection that calls have in turns, and the how many-th on it.
+type Own<'a> = Option<(&'a Talk, usize)>;
+
 /// One side of a call: a connection, and the how many-th call on it where calls have it in turns.
 struct Place<'a> {
     connection: usize,
@@ -95,7 +98,7 @@ impl<'a> Place<'a> {
     }
 
     /// The call's own bytes, unless others share its connection.
-    fn own(&self) -> Option<(&'a Talk, usize)> {
+    fn own(&self) -> Own<'a> {
         Some((self.talk, self.at?))
     }
 }
@@ -636,7 +639,7 @@ fn captures<'a>(pairs: &'a Pairs, mark: &str) -> &'a [u64] {
     }
 }
 
-fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Option<(&Talk, usize)>) {
+fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
     let Some((client, at)) = own else {
         let told = asked.status.map(u64::from);
         let want = Want::or_unknown(told.filter(|_| asked.complete));
@@ -1163,7 +1166,7 @@ fn look(connection: &Connection, facts: &Facts) -> String {
 /// The marks that are on the wire, each against the packet it is about.
 fn marks(
     sheet: &mut Sheet<'_, '_>,
-    (client, upstream): (Option<(&Talk, usize)>, Option<(&Talk, usize)>),
+    (client, upstream): (Own<'_>, Own<'_>),
     base: Option<u64>,
     times: &mut BTreeMap<&'static str, Vec<i64>>,
 ) {
