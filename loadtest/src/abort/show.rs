@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use super::Played;
 
 /// Lines of a capture that are shown at its begin and at its end.
-const LINES: usize = 14;
+const LINES: usize = 8;
 /// Fields of a record that tell of an ending.
 const FIELDS: &[&str] = &[
     "http.response.status_code",
@@ -19,23 +19,23 @@ const FIELDS: &[&str] = &[
     "response.flags",
     "settled",
     "upstream.http.response",
-    "upstream.attempts",
     "timing.resp_",
-    "attribution",
 ];
 /// Fields of either socket that tell of it.
 const SOCKET_FIELDS: &[&str] = &[
+    "attribution",
+    "tcp.close",
+    "tcp.retransmits",
+    "tcp.rtos",
     "wire.bytes_in",
     "wire.bytes_out",
-    "wire.segments_out",
-    "tcp.retransmits",
-    "tcp.window_min",
-    "tcp.zero_window_us",
-    "tcp.rto",
+];
+/// And of the client's alone.
+const CLIENT_FIELDS: &[&str] = &[
     "tcp.bytes_acked",
     "tcp.bytes_unsent",
-    "tcp.close",
-    "attribution",
+    "tcp.window_min",
+    "tcp.zero_window_us",
 ];
 
 /// The captures in tcpdump's words, and what of the record is about the ending.
@@ -116,12 +116,11 @@ fn brief(line: &str) -> String {
 fn fields(played: &Played) -> String {
     let mut text = String::new();
     for (key, value) in played.record.fields() {
-        let of_socket = key
-            .strip_prefix("client.")
-            .or_else(|| key.strip_prefix("upstream."));
+        let of_client = key.strip_prefix("client.");
+        let of_socket = of_client.or_else(|| key.strip_prefix("upstream."));
         let is_told = FIELDS.iter().any(|field| key.starts_with(field))
-            || of_socket
-                .is_some_and(|key| SOCKET_FIELDS.iter().any(|field| key.starts_with(field)));
+            || of_socket.is_some_and(|key| SOCKET_FIELDS.contains(&key))
+            || of_client.is_some_and(|key| CLIENT_FIELDS.contains(&key));
         if is_told {
             let _ = writeln!(text, "{key} = {value}");
         }
