@@ -195,6 +195,7 @@ fn call() -> Exchange {
         policy: Policy::default(),
         flags: Vec::new(),
         error_type: None,
+        reset_code: None,
     }
 }
 

@@ -114,6 +114,7 @@ pub(crate) fn call_record(
         policy,
         mut flags,
         mut error_type,
+        reset_code,
     } = *exchange;
     if flags.is_empty()
         && let Some(lost) = lost_on_the_way(&client_leg, last, settled)
@@ -134,6 +135,7 @@ pub(crate) fn call_record(
     decided(&mut record, policy);
     record.response_flags = flags.into_iter().map(Text::Borrowed).collect();
     record.error_type = error_type;
+    record.http2_reset_code = reset_code.map(Text::Borrowed);
 
     if let Some(tls) = &tls {
         secured(&mut record, tls, true);

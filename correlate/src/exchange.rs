@@ -46,6 +46,8 @@ pub struct Exchange {
     pub flags: Vec<&'static str>,
     /// OpenTelemetry's `error.type`: a low-cardinality name, or the status as text.
     pub error_type: Option<Text>,
+    /// The code of the RST_STREAM (HTTP/2) with which the client or the upstream ended it.
+    pub reset_code: Option<&'static str>,
 }
 
 /// The request as the proxy understood it.

@@ -455,6 +455,9 @@ record! {
         "The call" of CALL {
             "response.flags" response_flags: Vec<Text>, "Who ended the call and how, when it did not end well: `client_abort`, `upstream_reset`, `upstream_timeout`, `denied`, `rate_limited`, ...";
         }
+        "The call" of CALL {
+            "http2.reset.code" http2_reset_code: Option<Text>, "The code with which the client or the upstream reset its HTTP/2 stream, as RFC 9113 names it, in small letters: `cancel`.";
+        }
         "The call" of CONNECTION {
             "connection.stage" connection_stage: Option<Stage>, "How far a connection got that never carried a call.";
         }

@@ -45,6 +45,7 @@ fn call(script: &str) -> Exchange {
         policy: Policy::default(),
         flags: Vec::new(),
         error_type: None,
+        reset_code: None,
     };
     for clause in script
         .split(';')

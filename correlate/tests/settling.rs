@@ -65,6 +65,7 @@ fn exchange(cookie: u64, sent: std::ops::Range<u64>, at_ns: u64) -> Exchange {
         policy: Policy::default(),
         flags: Vec::new(),
         error_type: None,
+        reset_code: None,
     }
 }
 

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::failure::{
     BAD_PATH, BODY_TOO_LARGE, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure, HEAD_TOO_LARGE, LIMITED,
     NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE, UPSTREAM_TIMEOUT, URI_TOO_LONG,
-    WRONG_METHOD, outcome,
+    WRONG_METHOD, outcome, reset_code,
 };
 use super::upstream_leg::UpstreamUse;
 use super::{Setup, describe, strict};
@@ -134,6 +134,7 @@ impl Call {
             policy: Policy::default(),
             flags: Vec::new(),
             error_type: None,
+            reset_code: None,
         };
         Self {
             exchange,
@@ -540,6 +541,7 @@ impl Call {
     ) -> (Open, Finished) {
         let now_ns = now_ns();
         if let Some(error) = error {
+            self.exchange.reset_code = reset_code(error);
             let failure = self.failure_of(error);
             if failure.status == TIMEOUT.status && self.exchange.times.resp_read_ns.is_none() {
                 self.attempts.timed_out();

@@ -156,6 +156,7 @@ impl Failure {
 
     fn of_upstream(error: &Error) -> Self {
         match error.etype() {
+            _ if peer_reset(error).is_some() => UPSTREAM_RESET,
             ErrorType::ConnectTimedout => UPSTREAM_CONNECT_TIMEOUT,
             ErrorType::ConnectRefused => UPSTREAM_REFUSED,
             ErrorType::ConnectNoRoute | ErrorType::ConnectError | ErrorType::SocketError => {
@@ -180,6 +181,7 @@ impl Failure {
 /// How an attempt ended, for the list of attempts.
 pub(super) fn outcome(error: &Error) -> &'static str {
     match error.etype() {
+        _ if peer_reset(error).is_some() => "reset",
         ErrorType::ConnectTimedout => "connect_timeout",
         ErrorType::ConnectRefused => "refused",
         ErrorType::ConnectNoRoute => "unreachable",
@@ -202,21 +204,64 @@ pub(super) fn outcome(error: &Error) -> &'static str {
 
 /// Whether a reset lies somewhere among the causes.
 fn is_reset(error: &Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = match &error.cause {
-        Some(cause) => Some(cause.as_ref()),
-        None => None,
-    };
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return matches!(
-                io.kind(),
-                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-            );
-        }
-        if let Some(pingora) = error.downcast_ref::<Error>() {
-            return is_reset(pingora);
-        }
-        cause = error.source();
+    if peer_reset(error).is_some() {
+        return true;
     }
-    false
+    let io = find_cause::<std::io::Error>(error).map(std::io::Error::kind);
+    matches!(
+        io,
+        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+    )
+}
+
+/// The code with which the peer reset its stream of HTTP/2, by its name in RFC 9113.
+pub(super) fn reset_code(error: &Error) -> Option<&'static str> {
+    let reason = peer_reset(error)?;
+    let names = [
+        "no_error",
+        "protocol_error",
+        "internal_error",
+        "flow_control_error",
+        "settings_timeout",
+        "stream_closed",
+        "frame_size_error",
+        "refused_stream",
+        "cancel",
+        "compression_error",
+        "connect_error",
+        "enhance_your_calm",
+        "inadequate_security",
+        "http_1_1_required",
+    ];
+    let code = usize::try_from(u32::from(reason)).ok()?;
+    Some(names.get(code).copied().unwrap_or("unknown"))
+}
+
+/// With which reason, if it did.
+fn peer_reset(error: &Error) -> Option<h2::Reason> {
+    if let Some(error) = find_cause::<h2::Error>(error) {
+        return error
+            .reason()
+            .filter(|_| error.is_reset() && error.is_remote());
+    }
+    // Of a client that leaves while it is waited for, Pingora keeps no more than the text.
+    let said = error.context.as_ref()?.as_str();
+    let said = said.strip_prefix("Client closed H2, reason: ")?;
+    (0..=u32::from(h2::Reason::HTTP_1_1_REQUIRED))
+        .map(h2::Reason::from)
+        .find(|reason| reason.to_string() == said)
+}
+
+/// The first of the causes that is a `T`.
+fn find_cause<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
+    let mut cause: &(dyn std::error::Error + 'static) = error.cause.as_deref()?;
+    loop {
+        if let Some(found) = cause.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(pingora) = cause.downcast_ref::<Error>() {
+            return find_cause(pingora);
+        }
+        cause = cause.source()?;
+    }
 }

@@ -621,3 +621,109 @@ fn a_handshake_that_does_not_begin_is_cut_off() {
         "error.type": "tls_timeout",
     }));
 }
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// A GET over HTTP/2 whose stream is reset when the backend was asked, or when the first half of its
+/// answer has come.
+fn reset_stream(path: &str) -> Record {
+    let (backend, calltap) = start("defaults.listener.h2c = true");
+    let runtime = runtime();
+    let address = calltap.address();
+    let (response, mut stream) = runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://api.test{path}"));
+        sender
+            .send_request(request.body(()).unwrap(), true)
+            .unwrap()
+    });
+    backend.shared().wait_asked(path);
+    if path == "/gated" {
+        runtime.block_on(async {
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap().as_ref(), b"first");
+        });
+    }
+    stream.send_reset(h2::Reason::CANCEL);
+    // The connection outlives its stream, or the record could tell how the connection ended.
+    let record = calltap.records(1).remove(0);
+    backend.shared().open_gate();
+    drop(runtime);
+    calltap.finish(1);
+    record
+}
+
+#[test]
+fn a_client_that_resets_its_stream_is_said_to_have_and_with_what() {
+    for (path, status) in [("/silent", None), ("/gated", Some(200))] {
+        let record = reset_stream(path);
+        record.expect(json!({
+            "http.response.status_code": status,
+            "response.flags": ["client_abort"],
+            "error.type": "client_abort",
+            "http2.reset.code": "cancel",
+            "client.tcp.close": null,
+            "client.tcp.bytes_acked": null,
+            "upstream.http.response.body.discarded": null,
+        }));
+    }
+}
+
+/// An upstream that speaks HTTP/2 and resets every stream, before or after its head.
+async fn resets(tcp: tokio::net::TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(tcp).await?;
+    while let Some(request) = connection.accept().await {
+        let (request, mut respond) = request?;
+        if request.uri().path() == "/late" {
+            let mut stream = respond.send_response(http::Response::new(()), false)?;
+            stream.send_data("first".into(), false)?;
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            });
+        } else {
+            respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_resets_its_stream_is_said_to_have_and_with_what() {
+    let runtime = runtime();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(resets(tcp));
+        }
+    });
+    for (path, status, code) in [
+        ("/soon", 502, "enhance_your_calm"),
+        ("/late", 200, "internal_error"),
+    ] {
+        let config = simple(tap_if_possible(), address) + "protocol = \"http2\"\n";
+        let calltap = Calltap::start(&config);
+        let mut client = Client::connect(calltap.address());
+        assert_eq!(client.get(path).status(), status);
+        drop(client);
+        let record = calltap.finish_one();
+        record.expect(json!({
+            "http.response.status_code": status,
+            "response.flags": ["upstream_reset"],
+            "error.type": "upstream_reset",
+            "http2.reset.code": code,
+        }));
+        assert_eq!(record.outcomes(), ["reset"]);
+    }
+}
