@@ -46,7 +46,7 @@ pub(crate) fn call_record(
     settled: Option<Settled>,
     clock: WallClock,
     syns: &mut SynCache,
-) -> CallRecord {
+) -> Arc<CallRecord> {
     // No call without a head: an empty range says that its bytes were not told from others, such as
     // the end of a TLS handshake that was read together with it.
     let received = &mut exchange.client.received_range;
@@ -91,11 +91,13 @@ pub(crate) fn call_record(
     let evidence = Evidence::of(&exchange, &client, of_last_attempt);
 
     let begin = marks.req_first.unwrap_or(marks.head_read);
-    let mut record = CallRecord::new(Kind::Call, exchange.uid, clock.at_us(begin));
+    // Filled where it stays: it is large, and copying it would cost more than most of its fields.
+    let mut shared = Arc::new(CallRecord::new(Kind::Call, exchange.uid, clock.at_us(begin)));
+    let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
     record.settled = settled;
-    times(&mut record, &marks, begin);
+    times(record, &marks, begin);
     if let Some(parts) = timeline::parts(&marks, &evidence) {
-        whole_and_parts(&mut record, &parts);
+        whole_and_parts(record, &parts);
     }
 
     let Exchange {
@@ -125,26 +127,26 @@ pub(crate) fn call_record(
     // Nobody waits for acknowledgements that cannot be seen.
     let ended_well = flags.is_empty() && matches!(settled, None | Some(Settled::Acked));
 
-    asked(&mut record, request);
+    asked(record, request);
     if !ended_well && let Some(body) = response.upstream_body {
-        in_vain(&mut record, body, &response, &client_leg, last);
+        in_vain(record, body, &response, &client_leg, last);
     }
-    answered(&mut record, response);
+    answered(record, response);
     record.api = api;
-    called_by(&mut record, consumer);
-    decided(&mut record, policy);
+    called_by(record, consumer);
+    decided(record, policy);
     record.response_flags = flags.into_iter().map(Text::Borrowed).collect();
     record.error_type = error_type;
     record.http2_reset_code = reset_code.map(Text::Borrowed);
 
     if let Some(tls) = &tls {
-        secured(&mut record, tls, true);
+        secured(record, tls, true);
     }
     let first_call = client_leg.request_seq == 1;
-    addresses(&mut record, &client_leg, client_address);
-    syn(&mut record, &client_leg, syns);
+    addresses(record, &client_leg, client_address);
+    syn(record, &client_leg, syns);
     if first_call {
-        handshakes(&mut record, &client_leg, tls.as_deref(), times.accepted_ns);
+        handshakes(record, &client_leg, tls.as_deref(), times.accepted_ns);
     }
     let end = LegEnd {
         last,
@@ -159,12 +161,12 @@ pub(crate) fn call_record(
         (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
     }
     if let (Some(leg), Some(reading)) = (upstream_leg, &upstream) {
-        used_upstream(&mut record, leg, reading, ended_well);
+        used_upstream(record, leg, reading, ended_well);
     }
     record.upstream_attempts = attempts.into_iter().map(tried).collect();
-    worse_of_both(&mut record);
+    worse_of_both(record);
     record.enforce_limits();
-    record
+    shared
 }
 
 /// Who ended a call that the gateway had every reason to think well of: it had written all of the
@@ -592,7 +594,7 @@ fn worse_of_both(record: &mut CallRecord) {
 }
 
 /// The record of a connection that ended.
-pub fn connection_record(connection: EndedConnection, clock: WallClock) -> CallRecord {
+pub fn connection_record(connection: EndedConnection, clock: WallClock) -> Arc<CallRecord> {
     let EndedConnection {
         uid,
         stage,
@@ -628,7 +630,7 @@ pub fn connection_record(connection: EndedConnection, clock: WallClock) -> CallR
     record.client.tcp_close = last.close;
     worse_of_both(&mut record);
     record.enforce_limits();
-    record
+    Arc::new(record)
 }
 
 /// Nothing had been counted when the connection was born, whether somebody looked or not.
@@ -644,7 +646,7 @@ fn from_birth(begin: Counters) -> Counters {
 }
 
 /// The record of an entry that somebody posted.
-pub fn external_record(entry: ExternalEntry, clock: WallClock) -> CallRecord {
+pub fn external_record(entry: ExternalEntry, clock: WallClock) -> Arc<CallRecord> {
     let ExternalEntry {
         uid,
         accepted_ns,
@@ -660,5 +662,5 @@ pub fn external_record(entry: ExternalEntry, clock: WallClock) -> CallRecord {
     record.attached_to = attached_to;
     record.matches = matches;
     record.enforce_limits();
-    record
+    Arc::new(record)
 }

@@ -10,6 +10,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
 
 use crate::compose::{SynCache, call_record};
 use crate::exchange::{Exchange, Sharing};
@@ -239,8 +240,9 @@ impl<S> Correlator<S> {
         self.looks.peek().map(|Reverse((due_ns, _))| *due_ns)
     }
 
-    /// Hands out the records of what has settled, in the order in which it did.
-    pub fn settled(&mut self, clock: WallClock, mut out: impl FnMut(CallRecord, S)) {
+    /// Hands out the records of what has settled, in the order in which it did. Each is its
+    /// receiver's alone, who may still change it ([`Arc::get_mut`]) before others see it.
+    pub fn settled(&mut self, clock: WallClock, mut out: impl FnMut(Arc<CallRecord>, S)) {
         while let Some(finished) = self.finished.pop_front() {
             let Finished {
                 exchange,

@@ -270,11 +270,10 @@ fn call() -> Exchange {
         },
         flags: Vec::new(),
         error_type: None,
-        reset_code: None,
     }
 }
 
-fn record_of(exchange: Exchange) -> CallRecord {
+fn record_of(exchange: Exchange) -> Arc<CallRecord> {
     let mut join = Correlator::new(Limits {
         settle_max_ns: 1,
         unsettled_max: 1,
@@ -519,7 +518,7 @@ fn a_call_that_nothing_but_the_gateway_saw() {
     exchange.response = Response::default();
     exchange.flags = vec!["client_abort"];
     exchange.error_type = Some("client_abort".into());
-    let mut record = record_of(exchange);
+    let mut record = CallRecord::clone(&record_of(exchange));
     // Said above.
     record.api = Arc::default();
     record.api_consumer_client_id = None;

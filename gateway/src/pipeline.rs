@@ -133,7 +133,7 @@ pub(crate) struct Pipeline {
 /// Takes finished records: sinks and the admin API's recent calls.
 pub(crate) trait Outlet: Send {
     /// One record. Never blocks.
-    fn take(&mut self, record: CallRecord);
+    fn take(&mut self, record: Arc<CallRecord>);
     /// The batch is over.
     fn flush(&mut self);
 }
@@ -236,15 +236,15 @@ impl Pipeline {
         self.outlet.flush();
     }
 
-    fn review(&mut self, mut record: CallRecord, now: u64) {
+    fn review(&mut self, mut shared: Arc<CallRecord>, now: u64) {
+        let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
         let kind = record.kind;
         record.service_instance_id = Some(Arc::clone(&self.instance));
-        match review(record, now) {
-            Some(record) => {
-                self.entrance.account.settled(kind, 1);
-                self.outlet.take(record);
-            }
-            None => self.entrance.account.dropped(kind, DropReason::Filtered, 1),
+        if review(record, now) {
+            self.entrance.account.settled(kind, 1);
+            self.outlet.take(shared);
+        } else {
+            self.entrance.account.dropped(kind, DropReason::Filtered, 1);
         }
     }
 

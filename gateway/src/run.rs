@@ -573,7 +573,7 @@ struct Outlets {
 }
 
 impl Outlet for Outlets {
-    fn take(&mut self, record: CallRecord) {
+    fn take(&mut self, record: Arc<CallRecord>) {
         self.lines.offer(&record);
         if let Some(feed) = &mut self.feed {
             feed.take(record);

@@ -153,8 +153,8 @@ impl Feed {
     }
 
     /// Takes one record.
-    pub(crate) fn take(&mut self, record: CallRecord) {
-        self.batch.push(Arc::new(record));
+    pub(crate) fn take(&mut self, record: Arc<CallRecord>) {
+        self.batch.push(record);
         if self.batch.len() >= CHUNK {
             self.flush();
         }
@@ -187,7 +187,7 @@ mod tests {
         let mut feed = Feed::new(Arc::clone(&recent), Arc::default());
         for n in 0..records {
             let began = Timestamp::from_unix_us(n as i64);
-            feed.take(CallRecord::new(Kind::Call, Uuid::from_u128(n), began));
+            feed.take(Arc::new(CallRecord::new(Kind::Call, Uuid::from_u128(n), began)));
         }
         feed.flush();
         recent
@@ -238,7 +238,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         let mut feed = Feed::new(Arc::clone(&recent), Arc::default());
-        feed.take(CallRecord::default());
+        feed.take(Arc::default());
         drop(feed);
         waiting.await.expect("the reader");
     }

@@ -170,7 +170,7 @@ impl Server {
     fn feed(&self, records: impl IntoIterator<Item = CallRecord>) {
         let mut feed = self.feed.lock().expect("one thread feeds");
         for record in records {
-            feed.take(record);
+            feed.take(Arc::new(record));
         }
         feed.flush();
     }

@@ -36,7 +36,7 @@ use crate::upstream::{Attempts, ConnectHooks, EndpointId, Group, Lease};
 
 /// One call, from its head to its record.
 pub(crate) struct Call {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     connection: Arc<ClientConnection>,
     setup: Arc<Setup>,
     open: Open,
@@ -114,7 +114,7 @@ impl Call {
         }
         let deadline_ns = until(head_read_ns, setup.config.limits.total);
         client.request_seq = connection.begin_call(deadline_ns);
-        let exchange = Exchange {
+        let exchange = Box::new(Exchange {
             uid: Uuid::now_v7(),
             request: Request::default(),
             response: Response::default(),
@@ -135,7 +135,7 @@ impl Call {
             flags: Vec::new(),
             error_type: None,
             reset_code: None,
-        };
+        });
         Self {
             exchange,
             connection,
@@ -594,7 +594,7 @@ impl Call {
         exchange.upstream = self.upstream.map(|upstream| upstream.finish(now_ns));
         self.connection.end_call();
         let finished = Finished {
-            exchange: Box::new(exchange),
+            exchange,
             client: self.connection,
             late,
         };
