@@ -81,6 +81,11 @@ pub(crate) fn call_record(
         // No response, no bytes of it: nothing about them is unknown.
         client.sent.fault = None;
     }
+    if let Some(upstream) = &mut exchange.upstream
+        && upstream.tls_version.is_some()
+    {
+        leg::leave_out_farewell(&mut upstream.leg, exchange.times.resp_read_ns);
+    }
     let upstream = exchange
         .upstream
         .as_ref()
@@ -92,7 +97,11 @@ pub(crate) fn call_record(
 
     let begin = marks.req_first.unwrap_or(marks.head_read);
     // Filled where it stays: it is large, and copying it would cost more than most of its fields.
-    let mut shared = Arc::new(CallRecord::new(Kind::Call, exchange.uid, clock.at_us(begin)));
+    let mut shared = Arc::new(CallRecord::new(
+        Kind::Call,
+        exchange.uid,
+        clock.at_us(begin),
+    ));
     let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
     record.settled = settled;
     times(record, &marks, begin);

@@ -26,7 +26,7 @@
 
 use crate::exchange::{Leg, Sharing, Text};
 use crate::record::{AckKind, Attribution, Reason, SocketFields, TcpFlags};
-use crate::socket::{Counters, Coverage, SocketIdentity, StreamRange, Turn, Turns};
+use crate::socket::{Close, Counters, Coverage, SocketIdentity, StreamRange, Turn, Turns};
 
 /// A farewell of TLS (`close_notify` as one record) is at most this long, bytes.
 const TLS_FAREWELL_MAX: u64 = 31;
@@ -326,6 +326,28 @@ pub(crate) fn describe(
     connection_so_far(&mut fields, end.last);
     fields.tcp_close = end.last.close.filter(|_| was_last_call(leg, end));
     fields
+}
+
+/// Takes our farewell (`close_notify`) off the bytes sent to an upstream over TLS. After an answer it
+/// has a turn of its own; before one, nobody can tell it from the request.
+pub(crate) fn leave_out_farewell(leg: &mut Leg, resp_read_ns: Option<u64>) {
+    let Some(range) = &mut leg.sent_range else {
+        return;
+    };
+    let Some(resp_read_ns) = resp_read_ns else {
+        if leg.end.close == Some(Close::FinLocal) {
+            leg.sent_range = None;
+        }
+        return;
+    };
+    if let Some(last) = leg.sent.turns.last()
+        && last.first_ns >= resp_read_ns
+        && last.first_offset > range.start
+        && last.end_offset.saturating_sub(last.first_offset) <= TLS_FAREWELL_MAX
+    {
+        range.end = last.first_offset;
+        leg.sent.turns.pop();
+    }
 }
 
 /// A direction as the gateway sees it.

@@ -270,6 +270,7 @@ fn call() -> Exchange {
         },
         flags: Vec::new(),
         error_type: None,
+        reset_code: None,
     }
 }
 

@@ -187,7 +187,11 @@ mod tests {
         let mut feed = Feed::new(Arc::clone(&recent), Arc::default());
         for n in 0..records {
             let began = Timestamp::from_unix_us(n as i64);
-            feed.take(Arc::new(CallRecord::new(Kind::Call, Uuid::from_u128(n), began)));
+            feed.take(Arc::new(CallRecord::new(
+                Kind::Call,
+                Uuid::from_u128(n),
+                began,
+            )));
         }
         feed.flush();
         recent

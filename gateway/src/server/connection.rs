@@ -359,14 +359,17 @@ impl ClientConnection {
         self.end(Ended::TlsFailed);
     }
 
-    /// The handshake is over, and requests may come.
-    pub(super) fn ready(&self) {
+    /// Requests may come. Some of the first one may have been read together with the end of a TLS
+    /// handshake, of which the client sent `handshake_bytes`, where that is known.
+    pub(super) fn ready(&self, handshake_bytes: Option<u64>) {
         if let Some(ledger) = self.socket.ledger()
             && self.secured
         {
             ledger.cut_received();
         }
-        self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
+        let read = self.wire_read();
+        let begin = handshake_bytes.map_or(read, |bytes| bytes.min(read));
+        self.wire_read_at_call_end.store(begin, Relaxed);
         if self.secured {
             // Otherwise the first request begins with the connection, where all counters are zero.
             self.rest(self.counters(now_ns()));

@@ -288,6 +288,7 @@ async fn secure(
     connection: &Arc<ClientConnection>,
     tls: &ListenerTls,
 ) -> Option<ClientStream> {
+    let asks_clients = tls.asks_clients();
     let acceptor = TlsAcceptor::from(tls.config());
     let stream = match acceptor.accept(Observed::new(wire)).into_fallible().await {
         Ok(stream) => stream,
@@ -304,6 +305,7 @@ async fn secure(
     let (observed, session) = stream.get_ref();
     let facts = facts::of_connection(session, observed.hello(), Some(handshake_us));
     let h2 = session.alpn_protocol() == Some(b"h2");
+    let handshake_bytes = observed.handshake_bytes(session.protocol_version(), asks_clients);
     let ssl = SslDigest::new(
         facts.cipher.clone().unwrap_or_default(),
         facts.version.clone().unwrap_or_default(),
@@ -312,7 +314,7 @@ async fn secure(
         Vec::new(),
     );
     connection.set_tls(Arc::new(facts));
-    connection.ready();
+    connection.ready(handshake_bytes);
     if h2 {
         connection.set_multiplexed();
     }
@@ -333,7 +335,7 @@ const PREFACE_LOOK_MAX: Duration = Duration::from_millis(100);
 
 async fn plain(wire: Wire, connection: &Arc<ClientConnection>, h2c: bool) -> ClientStream {
     let h2 = h2c && begins_with_preface(&wire, connection).await;
-    connection.ready();
+    connection.ready(None);
     if h2 {
         connection.set_multiplexed();
     }

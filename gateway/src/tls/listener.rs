@@ -102,6 +102,11 @@ impl ListenerTls {
         changed
     }
 
+    /// Whether the next client is asked for a certificate.
+    pub(crate) fn asks_clients(&self) -> bool {
+        self.current.load().clients.is_some()
+    }
+
     /// What the next connection is accepted with.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.load().config)

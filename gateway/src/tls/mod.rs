@@ -4,6 +4,7 @@
 //! Towards upstreams it is Pingora that speaks TLS; [`crate::upstream`] tells it with what.
 
 pub(crate) mod facts;
+pub(crate) mod handshake;
 pub(crate) mod hello;
 pub(crate) mod listener;
 pub(crate) mod observed;

@@ -1,4 +1,5 @@
-//! A byte stream that lets the ClientHello be read on its way to rustls.
+//! A byte stream that lets the ClientHello, and where the handshake ends, be read on their way to
+//! rustls.
 
 use std::io;
 use std::pin::Pin;
@@ -6,6 +7,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use rustls::ProtocolVersion;
+
+use super::handshake::HandshakeEnd;
 use super::hello::{ClientHello, HelloReader};
 
 /// Passes bytes through unchanged and keeps the ClientHello among the first of them.
@@ -14,6 +18,7 @@ pub(crate) struct Observed<S> {
     inner: S,
     reader: Option<HelloReader>,
     hello: Option<ClientHello>,
+    handshake: HandshakeEnd,
 }
 
 impl<S> Observed<S> {
@@ -23,6 +28,7 @@ impl<S> Observed<S> {
             inner,
             reader: Some(HelloReader::default()),
             hello: None,
+            handshake: HandshakeEnd::default(),
         }
     }
 
@@ -31,12 +37,26 @@ impl<S> Observed<S> {
         self.hello.as_ref()
     }
 
+    /// The handshake is over: how many bytes the client sent for it, where that can be told.
+    pub(crate) fn handshake_bytes(
+        &self,
+        version: Option<ProtocolVersion>,
+        asked_for_certificate: bool,
+    ) -> Option<u64> {
+        match version? {
+            ProtocolVersion::TLSv1_2 => self.handshake.tls12(),
+            ProtocolVersion::TLSv1_3 if !asked_for_certificate => self.handshake.tls13(),
+            _ => None,
+        }
+    }
+
     /// The stream itself.
     pub(crate) fn get_ref(&self) -> &S {
         &self.inner
     }
 
     fn observe(&mut self, bytes: &[u8]) {
+        self.handshake.push(bytes);
         let Some(reader) = &mut self.reader else {
             return;
         };
