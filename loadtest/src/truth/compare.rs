@@ -883,7 +883,9 @@ fn ending(
             let mut names = vec![how.name().to_owned()];
             // Two that cross on the way may have been taken in the other order.
             for (other, later) in connection.endings.iter().skip(1) {
-                if later.ns - when.ns < CROSSING_NS && !names.contains(&other.name().to_owned()) {
+                if later.ns.abs_diff(when.ns) < CROSSING_NS
+                    && !names.contains(&other.name().to_owned())
+                {
                     names.push(other.name().to_owned());
                 }
             }
