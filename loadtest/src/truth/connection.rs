@@ -262,6 +262,11 @@ impl Connection {
             let after_hole = self.inbound.high as i64;
             if first == next || first == after_hole {
                 self.endings.push((Ending::RstIn, moment));
+                // Who aborts says with the same packet how much it had.
+                if first == next && packet.is(ACK) && self.outbound.may_acknowledge(packet.ack) {
+                    self.hear(packet, moment);
+                    self.keep_window();
+                }
             } else {
                 self.ignored += 1;
             }
@@ -317,6 +322,13 @@ impl Connection {
             has_payload: packet.payload > 0,
             has_sack: has_sack(packet),
         });
+    }
+
+    /// The packet just heard offers no window, whatever its header says: a reset.
+    fn keep_window(&mut self) {
+        if let [.., before, last] = &mut self.heard[..] {
+            last.window = before.window;
+        }
     }
 
     /// No window this gateway advertises is larger.
