@@ -1,7 +1,7 @@
 # The commands of everyday work. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fingerprints kernels
+.PHONY: help demo test lint truth bench fingerprints kernels
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,11 @@ lint: ## Check formatting and lints
 	@scripts/bootstrap
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+truth: ## Hold every record against packet captures, in all scenarios; writes docs/truth.md (about half an hour)
+	@scripts/bootstrap --test
+	cargo build --profile quick -p calltap
+	cargo run --profile quick -p calltap-loadtest -- truth --write docs/truth.md
 
 bench: ## Measure what a record costs: CPU time per call, tap and records on and off
 	@scripts/bootstrap --test

@@ -188,6 +188,9 @@ struct TruthArgs {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Write the tables and their date into this file, too
+    #[arg(long)]
+    write: Option<PathBuf>,
     /// List the scenarios and play none
     #[arg(long)]
     list: bool,
@@ -367,6 +370,9 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         });
     }
     let held = failed.is_empty() && !verdicts.is_empty() && verdicts.iter().all(Verdict::held);
+    if let Some(path) = &arguments.write {
+        truth::page::write(path, &verdicts, &failed)?;
+    }
     if arguments.json {
         let json = serde_json::json!({ "held": held, "failed": failed, "verdicts": verdicts });
         println!("{json}");

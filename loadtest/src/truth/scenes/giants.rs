@@ -150,7 +150,8 @@ pub(crate) fn foretold() -> Setting {
 
 /// Sequence numbers cross zero: the client's, the upstream's, and the gateway's towards either.
 pub(crate) fn across_zero(play: &Play<'_>) -> anyhow::Result<()> {
-    const PORTS: u16 = 250;
+    // The more, the sooner comes the moment of one of them.
+    const PORTS: u16 = 1_000;
     const IN_TURN: usize = 10;
     let asks: Vec<Ask> = (1..=IN_TURN)
         .map(|nth| match nth % 2 {
@@ -178,7 +179,7 @@ pub(crate) fn across_zero(play: &Play<'_>) -> anyhow::Result<()> {
     })?;
 
     let back = Watch::open(middle, BACK, UPSTREAMS[0], play.family)?;
-    let ports = 21_000..21_000 + PORTS;
+    let ports = 22_000..22_000 + PORTS;
     let moments = back.foretell(gateway, play.upstream, ports, LEAD_BYTES)?;
     crossing(&back, &moments, connections, |port, when| {
         // The one port that the gateway's kernel may choose.
