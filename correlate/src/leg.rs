@@ -524,12 +524,16 @@ fn connection_so_far(fields: &mut SocketFields, last: &Counters) {
 /// No request followed on the connection. Where that cannot be told, only an end seen by the end
 /// of the call counts.
 fn was_last_call(leg: &Leg, end: LegEnd<'_>) -> bool {
-    if leg.end.close.is_some() {
-        return true;
+    match leg.sharing {
+        Sharing::Upgraded => return true,
+        Sharing::Multiplexed => return leg.end.close.is_some(),
+        Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown => {}
     }
     let farewell = if end.tls { TLS_FAREWELL_MAX } else { 0 };
     match (&leg.received_range, end.last.received) {
+        _ if leg.closing => true,
+        // Also where it had ended by the end of the call: the next request may have come before that.
         (Some(range), Some(received)) => received.offset <= range.end.saturating_add(farewell),
-        _ => leg.sharing == Sharing::Upgraded,
+        _ => leg.end.close.is_some(),
     }
 }

@@ -109,6 +109,14 @@ fn check(script: &str, answer: Expect) {
                         "shared" => call.client.sharing = Sharing::Multiplexed,
                         "tcp_info" => call.client.coverage = Coverage::TcpInfo,
                         "closing" => call.client.closing = true,
+                        // Known when the call ended: a goodbye, and the next request.
+                        "over" => call.client.end.close = Some(Close::FinPeer),
+                        "asked" => {
+                            call.client.end.received = Some(DirectionTotals {
+                                offset: 20,
+                                ..DirectionTotals::default()
+                            });
+                        }
                         "cookieless" => call.client.cookie = None,
                         fact => panic!("what is {fact}?"),
                     }
@@ -502,6 +510,19 @@ fn a_close_that_does_not_come_takes_nothing_from_the_acknowledgement() {
             31ms record #7 settled=acked delivered=2000us
             41ms look at #8 0..100
             41ms record #8 settled=acked delivered=0us
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
+}
+
+#[test]
+fn a_goodbye_after_the_next_request_is_not_the_end_of_this_call() {
+    check(
+        "1ms call #7 0..100 acked over; 1ms call #8 0..100 acked over asked;
+         1ms call #9 0..100 acked over asked closing",
+        expect![[r#"
+            1ms record #7 settled=acked delivered=0us close=fin_peer
+            1ms record #8 settled=acked delivered=0us
+            1ms record #9 settled=acked delivered=0us close=fin_peer
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
