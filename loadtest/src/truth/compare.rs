@@ -13,7 +13,7 @@ use super::evidence::{Asked, Scene};
 use super::parts;
 use super::permits::{Leg, Permits};
 use super::verdict::{Group, MarkTimes, Miss, Times, Verdict};
-use super::witness::{Pairs, Sighted, Talk, Witness, quantile};
+use super::witness::{self, Pairs, Sighted, Talk, Witness, quantile};
 use crate::records::Record;
 
 /// Half of a mark's times may be this far off, beyond what two captures differ by.
@@ -156,6 +156,33 @@ impl Want {
 
     fn or_nothing(number: Option<u64>) -> Self {
         number.map_or(Want::Nothing, Want::Is)
+    }
+
+    /// This or that, or anything between two numbers.
+    fn or(self, other: Want) -> Want {
+        match (self, other) {
+            (Want::Nothing, other) => other,
+            (this, Want::Nothing | Want::Unknown) => this,
+            (Want::Is(a), Want::Is(b)) if a == b => Want::Is(a),
+            (Want::Text(a), Want::Text(b)) => Want::OneOfTexts(vec![a, b]),
+            (Want::OneOfTexts(mut all), Want::OneOfTexts(more)) => {
+                all.extend(more);
+                Want::OneOfTexts(all)
+            }
+            (this, other) => match (this.bounds(), other.bounds()) {
+                (Some(a), Some(b)) => Want::Within(a.0.min(b.0), a.1.max(b.1)),
+                _ => this,
+            },
+        }
+    }
+
+    fn bounds(&self) -> Option<(u64, u64)> {
+        match self {
+            Want::Is(number) => Some((*number, *number)),
+            Want::OneOf(numbers) => Some((*numbers.iter().min()?, *numbers.iter().max()?)),
+            Want::Within(from, to) => Some((*from, *to)),
+            _ => None,
+        }
     }
 
     fn shown(&self) -> String {
@@ -345,6 +372,12 @@ impl<'a> Judge<'a> {
         let moments = Moments::of(record, base);
         let floor_ns = self.floors.get(record_uid(record)).copied().unwrap_or(0);
 
+        let own = upstream.as_ref().and_then(Place::own);
+        let early = own.filter(|_| broke_off(record, client.own())).map(|own| {
+            let let_go = moments.written.saturating_sub(LETTING_GO_NS);
+            witness::until(own.0, let_go, self.scene.back, &self.witness.secrets)
+        });
+
         let mut sheet = Sheet {
             record,
             call: &asked.id,
@@ -354,7 +387,7 @@ impl<'a> Judge<'a> {
         answer(&mut sheet, asked, client.own());
         client_addresses(&mut sheet, asked, &client);
         match client.own() {
-            Some((talk, at)) => leg(&mut sheet, Leg::Client, talk, at),
+            Some(own) => leg(&mut sheet, Leg::Client, own, None),
             None => shared(&mut sheet, Leg::Client, client.talk, &moments, floor_ns),
         }
         let is_first = client.own().map(|(talk, at)| talk.facts[at].serial == 1);
@@ -363,7 +396,10 @@ impl<'a> Judge<'a> {
             Some(place) => {
                 upstream_addresses(&mut sheet, place);
                 match place.own() {
-                    Some((talk, at)) => leg(&mut sheet, Leg::Upstream, talk, at),
+                    Some(own) => {
+                        let early = early.as_ref().map(|talk| own_of(talk.as_ref(), own.1));
+                        leg(&mut sheet, Leg::Upstream, own, early);
+                    }
                     None => shared(&mut sheet, Leg::Upstream, place.talk, &moments, 0),
                 }
             }
@@ -376,8 +412,12 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        let legs = (client.own(), upstream.as_ref().and_then(Place::own));
-        marks(&mut sheet, legs, base, &mut self.times);
+        let early = early
+            .as_ref()
+            .zip(own)
+            .map(|(talk, own)| own_of(talk.as_ref(), own.1));
+        let legs = (client.own(), own);
+        marks(&mut sheet, legs, early, base, &mut self.times);
         order(&mut sheet);
         time_parts(&mut sheet);
         sheet.end();
@@ -726,14 +766,51 @@ fn upstream_addresses(sheet: &mut Sheet<'_, '_>, place: &Place<'_>) {
     sheet.judged(Group::Connection, "upstream.reused", same, capture, "");
 }
 
-fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) {
+/// What one field of a leg must be.
+struct Wanted {
+    group: Group,
+    name: String,
+    want: Want,
+    may_be_absent: bool,
+}
+
+/// Judges one leg. Where the call broke off, what still came on the upstream's side afterwards may be
+/// counted or not: `early` is what had passed when the gateway let go of it.
+fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, own: (&Talk, usize), early: Option<Own<'_>>) {
+    let (talk, at) = own;
+    let look = look(&talk.connection, &talk.facts[at]);
+    let wanted = wanted(sheet, leg, talk, at);
+    let Some(early) = early else {
+        for one in wanted {
+            sheet.field(one.group, &one.name, one.want, one.may_be_absent, &look);
+        }
+        return;
+    };
+    let mut before: HashMap<String, Want> = HashMap::new();
+    if let Some((talk, at)) = early {
+        let each = self::wanted(sheet, leg, talk, at).into_iter();
+        before.extend(each.map(|one| (one.name, one.want)));
+    }
+    for one in wanted {
+        let (want, was_there) = match before.remove(&one.name) {
+            Some(earlier) => {
+                let was_there = !matches!(earlier, Want::Nothing | Want::Unknown);
+                (one.want.or(earlier), was_there)
+            }
+            None => (one.want.or(Want::Is(0)), false),
+        };
+        let may_be_absent = one.may_be_absent || !was_there;
+        sheet.field(one.group, &one.name, want, may_be_absent, &look);
+    }
+}
+
+fn wanted(sheet: &Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
     let facts = &talk.facts[at];
     let connection = &talk.connection;
     let s = leg.name();
     let name = |field: &str| format!("{s}.{field}");
     let is_partial = sheet.record.text(&name("attribution")) == Some("partial");
-    let look = look(connection, facts);
-    let look = look.as_str();
     let (request, response) = (&facts.ranges.request, &facts.ranges.response);
     let (asking, received, sent) = match leg {
         Leg::Client => (&connection.inbound, request, response),
@@ -744,36 +821,32 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) {
     let first = asking.sequence(request.start).map(u64::from);
     let last = asking.sequence(request.end.wrapping_sub(1)).map(u64::from);
     let group = Group::Sequence;
-    sheet.field(
+    wanted.push(Wanted {
         group,
-        &name("tcp.seq_first"),
-        Want::or_unknown(first),
-        is_partial,
-        look,
-    );
-    sheet.field(
+        name: name("tcp.seq_first"),
+        want: Want::or_unknown(first),
+        may_be_absent: is_partial,
+    });
+    wanted.push(Wanted {
         group,
-        &name("tcp.seq_last"),
-        Want::or_unknown(last),
-        is_partial,
-        look,
-    );
+        name: name("tcp.seq_last"),
+        want: Want::or_unknown(last),
+        may_be_absent: is_partial,
+    });
 
     let group = Group::Payload;
-    sheet.field(
+    wanted.push(Wanted {
         group,
-        &name("wire.bytes_in"),
-        Want::Is(size(received)),
-        is_partial,
-        look,
-    );
-    sheet.field(
+        name: name("wire.bytes_in"),
+        want: Want::Is(size(received)),
+        may_be_absent: is_partial,
+    });
+    wanted.push(Wanted {
         group,
-        &name("wire.bytes_out"),
-        Want::Is(size(sent)),
-        is_partial,
-        look,
-    );
+        name: name("wire.bytes_out"),
+        want: Want::Is(size(sent)),
+        may_be_absent: is_partial,
+    });
 
     let within = |of: &dyn Fn(&derive::Sums) -> u64, span: &derive::Span| {
         let (least, most) = (of(&span.certain), of(&span.whole));
@@ -790,7 +863,12 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) {
         ("wire.ip_bytes_in", within(&|sums| sums.ip_bytes, arrived)),
         ("wire.ip_bytes_out", within(&|sums| sums.ip_bytes, left)),
     ] {
-        sheet.field(Group::Packets, &name(field), want, is_partial, look);
+        wanted.push(Wanted {
+            group: Group::Packets,
+            name: name(field),
+            want,
+            may_be_absent: is_partial,
+        });
     }
     for (field, want) in [
         ("tcp.retransmits", within(&|sums| sums.again, left)),
@@ -800,77 +878,106 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) {
         ),
         ("tcp.peer_retransmits", within(&|sums| sums.late, arrived)),
     ] {
-        sheet.field(Group::Retransmits, &name(field), want, is_partial, look);
+        wanted.push(Wanted {
+            group: Group::Retransmits,
+            name: name(field),
+            want,
+            may_be_absent: is_partial,
+        });
     }
     let group = Group::Headers;
     let sums = &arrived.certain;
     if sums.segments > 0 {
         let ttl = |ttl: Option<u8>| Want::or_unknown(ttl.map(u64::from));
-        sheet.field(
+        wanted.push(Wanted {
             group,
-            &name("ip.ttl_min"),
-            ttl(sums.ttl_min),
-            is_partial,
-            look,
-        );
-        sheet.field(
+            name: name("ip.ttl_min"),
+            want: ttl(sums.ttl_min),
+            may_be_absent: is_partial,
+        });
+        wanted.push(Wanted {
             group,
-            &name("ip.ttl_max"),
-            ttl(sums.ttl_max),
-            is_partial,
-            look,
-        );
-        sheet.field(group, &name("ip.dscp"), ttl(sums.dscp), is_partial, look);
-        sheet.field(
+            name: name("ip.ttl_max"),
+            want: ttl(sums.ttl_max),
+            may_be_absent: is_partial,
+        });
+        wanted.push(Wanted {
             group,
-            &name("ip.ecn"),
-            Want::Is(sums.ecn.into()),
-            is_partial,
-            look,
-        );
+            name: name("ip.dscp"),
+            want: ttl(sums.dscp),
+            may_be_absent: is_partial,
+        });
+        wanted.push(Wanted {
+            group,
+            name: name("ip.ecn"),
+            want: Want::Is(sums.ecn.into()),
+            may_be_absent: is_partial,
+        });
         let flags = Want::Text(flag_names(sums.flags));
-        sheet.field(group, &name("tcp.flags"), flags, is_partial, look);
+        wanted.push(Wanted {
+            group,
+            name: name("tcp.flags"),
+            want: flags,
+            may_be_absent: is_partial,
+        });
     }
     let windows = facts.window_min.iter().map(|window| u64::from(*window));
     let windows = match facts.window_min.len() {
         0 => Want::Unknown,
         _ => Want::OneOf(windows.collect()),
     };
-    sheet.field(group, &name("tcp.window_min"), windows, is_partial, look);
+    wanted.push(Wanted {
+        group,
+        name: name("tcp.window_min"),
+        want: windows,
+        may_be_absent: is_partial,
+    });
     let mss = mss(connection, leg);
-    sheet.field(group, &name("tcp.mss"), mss, is_partial, look);
+    wanted.push(Wanted {
+        group,
+        name: name("tcp.mss"),
+        want: mss,
+        may_be_absent: is_partial,
+    });
     let closed_us = facts.zero_window_ns / 1000;
     // Each end of each interval is a packet, and off by no more than any mark may be.
     let slack = u64::from(facts.zero_windows) * 2 * MARK_P99_NS / 1000;
     let want = sheet.within(closed_us, slack);
-    sheet.field(
+    wanted.push(Wanted {
         group,
-        &name("tcp.zero_window_us"),
+        name: name("tcp.zero_window_us"),
         want,
-        is_partial || size(sent) == 0,
-        look,
-    );
+        may_be_absent: is_partial || size(sent) == 0,
+    });
 
-    ending(sheet, leg, talk, at, is_partial, look);
+    ending(sheet, leg, talk, at, is_partial, &mut wanted);
+    wanted
 }
 
 fn ending(
-    sheet: &mut Sheet<'_, '_>,
+    sheet: &Sheet<'_, '_>,
     leg: Leg,
     talk: &Talk,
     at: usize,
     is_partial: bool,
-    look: &str,
+    wanted: &mut Vec<Wanted>,
 ) {
     let facts = &talk.facts[at];
     let connection = &talk.connection;
     let name = |field: &str| format!("{}.{field}", leg.name());
     let kind = match &facts.acked {
         Some(heard) if heard.has_payload => Want::Text("data".to_owned()),
+        // A RST that acknowledges everything comes too late to be one thing or the other.
+        Some(heard) if heard.is_reset() => Want::PerhapsText("pure".to_owned()),
         Some(_) => Want::Text("pure".to_owned()),
         None => Want::Nothing,
     };
-    sheet.field(Group::Ending, &name("tcp.ack_kind"), kind, is_partial, look);
+    wanted.push(Wanted {
+        group: Group::Ending,
+        name: name("tcp.ack_kind"),
+        want: kind,
+        may_be_absent: is_partial,
+    });
 
     let is_last = at + 1 == talk.facts.len();
     // After this a record may have been written without what came.
@@ -898,11 +1005,41 @@ fn ending(
         }
         _ => Want::Nothing,
     };
-    sheet.field(Group::Ending, &name("tcp.close"), want, false, look);
+    wanted.push(Wanted {
+        group: Group::Ending,
+        name: name("tcp.close"),
+        want,
+        may_be_absent: false,
+    });
     if sheet.record.get(&name("tcp.bytes_acked")).is_some() {
         let want = Want::Is(facts.acked_bytes);
-        sheet.field(Group::Ending, &name("tcp.bytes_acked"), want, false, look);
+        wanted.push(Wanted {
+            group: Group::Ending,
+            name: name("tcp.bytes_acked"),
+            want,
+            may_be_absent: false,
+        });
     }
+}
+
+/// Between a mark of the gateway's and its look at a socket.
+const AROUND_NS: u64 = 5_000_000;
+
+/// Between a look at the socket of an upstream that is no longer wanted and the call's end.
+const LETTING_GO_NS: u64 = 100_000_000;
+
+/// The call did not come to its end: what came later from its upstream came for nobody.
+fn broke_off(record: &Record, client: Own<'_>) -> bool {
+    let whole = client.is_none_or(|(talk, at)| {
+        let response = talk.carried.exchanges[at].response.as_ref();
+        response.is_some_and(|answer| answer.complete)
+    });
+    !whole || record.get("error.type").is_some() || record.get("response.flags").is_some()
+}
+
+fn own_of(talk: Option<&Talk>, at: usize) -> Own<'_> {
+    talk.filter(|talk| at < talk.facts.len())
+        .map(|talk| (talk, at))
 }
 
 /// Numbers and marks of one call that nobody can know where others share its connection.
@@ -940,8 +1077,6 @@ const MARKS_OF_UPSTREAMS: [&str; 6] = [
 /// else may pretend to be the call's. `floor_ns` is when the call before it on the connection ended:
 /// what came since may be counted.
 fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, floor_ns: u64) {
-    /// Between a mark of the gateway's and its look at the counters.
-    const AROUND_NS: u64 = 5_000_000;
     /// What was written has left by then.
     const LEAVING_NS: u64 = 1_000_000_000;
     let s = leg.name();
@@ -1169,6 +1304,7 @@ fn look(connection: &Connection, facts: &Facts) -> String {
 fn marks(
     sheet: &mut Sheet<'_, '_>,
     (client, upstream): (Own<'_>, Own<'_>),
+    early: Option<Own<'_>>,
     base: Option<u64>,
     times: &mut BTreeMap<&'static str, Vec<i64>>,
 ) {
@@ -1185,28 +1321,46 @@ fn marks(
             (Leg::Client, "resp_acked", acked(facts)),
         ]);
     }
-    if let Some((talk, at)) = upstream {
+    let of_upstream = |(talk, at): (&Talk, usize)| {
         let facts = &talk.facts[at];
         let connected = talk.connection.syn_ack.map(|at| talk.connection.moment(at));
         let is_new = facts.serial == 1;
-        wanted.extend([
-            (Leg::Upstream, "up_connected", connected.filter(|_| is_new)),
-            (Leg::Upstream, "up_sent_first", facts.request_first),
-            (Leg::Upstream, "up_sent_last", facts.request_last),
-            (Leg::Upstream, "up_resent_last", facts.resent_last),
-            (Leg::Upstream, "up_acked", acked(facts)),
-            (Leg::Upstream, "up_first", facts.response_first),
-            (Leg::Upstream, "up_last", facts.response_last),
-        ]);
+        [
+            ("up_connected", connected.filter(|_| is_new)),
+            ("up_sent_first", facts.request_first),
+            ("up_sent_last", facts.request_last),
+            ("up_resent_last", facts.resent_last),
+            ("up_acked", acked(facts)),
+            ("up_first", facts.response_first),
+            ("up_last", facts.response_last),
+        ]
+    };
+    if let Some(own) = upstream {
+        let marks = of_upstream(own).into_iter();
+        wanted.extend(marks.map(|(mark, seen)| (Leg::Upstream, mark, seen)));
     }
+    let before: Option<HashMap<&str, Option<Moment>>> =
+        early.map(|own| own.map_or_else(HashMap::new, |own| of_upstream(own).into()));
     for (leg, mark, seen) in wanted {
         let field = format!("timing.{mark}_us");
         let told = sheet.record.get(&field).and_then(Value::as_i64);
         let is_partial =
             sheet.record.text(&format!("{}.attribution", leg.name())) == Some("partial");
+        // What had come when the gateway let go of the upstream, of a call that broke off.
+        let before = before.as_ref().filter(|_| leg == Leg::Upstream);
+        let before = before.map(|marks| marks.get(mark).copied().flatten());
+        let by_reset = mark == "resp_acked"
+            && client.is_some_and(|(talk, at)| {
+                let acked = talk.facts[at].acked;
+                acked.is_some_and(|heard| heard.is_reset())
+            });
+        // Inside TLS a head's end is known only where nothing else was read with it.
+        let is_hidden = mark == "head_arrived" && sheet.record.text("url.scheme") == Some("https");
+        let may_be_late = before == Some(None) || by_reset || is_hidden;
         let (told, seen) = match (told, seen) {
             (None, None) => continue,
-            (None, Some(_)) if is_partial => {
+            // It had not come when the gateway let go of the upstream.
+            (None, Some(_)) if is_partial || may_be_late => {
                 sheet.verdict.fields.entry(field).or_default().absent += 1;
                 continue;
             }
@@ -1231,7 +1385,19 @@ fn marks(
             sheet.judged(Group::Marks, "timestamp", false, || "a time".to_owned(), "");
             return;
         };
-        let off = base as i64 + told * 1000 - seen.ns as i64;
+        let told_ns = base as i64 + told * 1000;
+        // Of a response that was no longer wanted, any packet may have been the last that counted.
+        let from = match (before, mark) {
+            (Some(_), "up_last") => upstream.and_then(|(talk, at)| talk.facts[at].response_first),
+            (before, _) => before.flatten(),
+        };
+        let from_ns = from.map_or(seen.ns, |moment| moment.ns) as i64;
+        let between = from_ns - EARLY_NS..=seen.ns as i64 + EARLY_NS;
+        if from_ns != seen.ns as i64 && between.contains(&told_ns) {
+            sheet.judged(Group::Marks, &field, true, String::new, "");
+            continue;
+        }
+        let off = told_ns - seen.ns as i64;
         times.entry(mark).or_default().push(off);
         // A packet is captured before it is looked at on its way in, and after on its way out.
         let late_ns = if captured_after(mark) { -off } else { off };

@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) third: Option<usize>,
     /// What ended it, in order; only what TCP believes.
     pub(crate) endings: Vec<(Ending, Moment)>,
+    /// What the RST that ended it acknowledged. Its window says nothing.
+    reset: Option<Heard>,
     /// Arrived and to be ignored: out of every window.
     pub(crate) ignored: u32,
 }
@@ -131,6 +133,16 @@ pub(crate) struct Heard {
     pub(crate) has_sack: bool,
 }
 
+impl Heard {
+    /// It was a RST.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.window == NO_WINDOW
+    }
+}
+
+/// What a RST says of the window.
+const NO_WINDOW: u32 = u32::MAX;
+
 /// Sorts packets into connections, in the order in which they began.
 pub(crate) fn sort(packets: Vec<Packet>, side: Side) -> Vec<Connection> {
     let mut connections: Vec<Connection> = Vec::new();
@@ -173,6 +185,7 @@ impl Connection {
             syn_ack: None,
             third: None,
             endings: Vec::new(),
+            reset: None,
             ignored: 0,
         }
     }
@@ -190,11 +203,18 @@ impl Connection {
         Moment::of(&self.packets[at])
     }
 
+    /// How far what was sent was acknowledged in the end.
+    pub(crate) fn acked(&self) -> u64 {
+        let heard = self.heard.last().map_or(0, |heard| heard.acked);
+        heard.max(self.reset.map_or(0, |reset| reset.acked))
+    }
+
     /// When everything that was sent before `offset` was acknowledged, and whether by a packet that
     /// carried payload.
     pub(crate) fn acknowledged(&self, offset: u64) -> Option<&Heard> {
         let at = self.heard.partition_point(|heard| heard.acked < offset);
-        self.heard.get(at)
+        let reset = self.reset.as_ref().filter(|reset| reset.acked >= offset);
+        self.heard.get(at).or(reset)
     }
 
     fn add(&mut self, packet: Packet) {
@@ -262,10 +282,21 @@ impl Connection {
             let after_hole = self.inbound.high as i64;
             if first == next || first == after_hole {
                 self.endings.push((Ending::RstIn, moment));
-                // Who aborts says with the same packet how much it had.
-                if first == next && packet.is(ACK) && self.outbound.may_acknowledge(packet.ack) {
-                    self.hear(packet, moment);
-                    self.keep_window();
+                if let Some(acked) = self.outbound.offset_of(packet.ack)
+                    && first == next
+                    && packet.is(ACK)
+                    && self.outbound.may_acknowledge(packet.ack)
+                {
+                    // Who aborts says with the same packet how much it had.
+                    self.reset = Some(Heard {
+                        moment,
+                        acked_before: self.heard.last().map_or(0, |heard| heard.acked),
+                        acked: (acked.max(0) as u64).min(self.outbound.high),
+                        sent_before: self.outbound.high,
+                        window: NO_WINDOW,
+                        has_payload: false,
+                        has_sack: false,
+                    });
                 }
             } else {
                 self.ignored += 1;
@@ -322,13 +353,6 @@ impl Connection {
             has_payload: packet.payload > 0,
             has_sack: has_sack(packet),
         });
-    }
-
-    /// The packet just heard offers no window, whatever its header says: a reset.
-    fn keep_window(&mut self) {
-        if let [.., before, last] = &mut self.heard[..] {
-            last.window = before.window;
-        }
     }
 
     /// No window this gateway advertises is larger.

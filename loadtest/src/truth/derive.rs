@@ -134,13 +134,14 @@ pub(crate) fn facts(connection: &Connection, side: Side, calls: &[Ranges]) -> Ve
                 response_first: of_final.map(|seen| seen.0),
                 response_last: of_response.map(|seen| seen.1),
                 resent_last: None,
-                acked: connection.acknowledged(sent(call).end).copied(),
-                acked_bytes: connection.heard.last().map_or(0, |heard| {
-                    heard
-                        .acked
-                        .min(sent(call).end)
-                        .saturating_sub(sent(call).start)
-                }),
+                // Of nothing there is no acknowledgement.
+                acked: (!sent(call).is_empty())
+                    .then(|| connection.acknowledged(sent(call).end).copied())
+                    .flatten(),
+                acked_bytes: connection
+                    .acked()
+                    .min(sent(call).end)
+                    .saturating_sub(sent(call).start),
             }
         })
         .collect();

@@ -20,6 +20,7 @@ pub(crate) struct Witness {
     pub(crate) front: Sighted,
     pub(crate) back: Sighted,
     pub(crate) pairs: Pairs,
+    pub(crate) secrets: Secrets,
 }
 
 /// One side of the gateway.
@@ -71,6 +72,7 @@ pub(crate) fn hear(evidence: &Evidence, scene: &Scene) -> anyhow::Result<Witness
         front: sight(front.collect(), Side::Front, scene.front, &secrets).context("front.pcap")?,
         back: sight(back, Side::Back, scene.back, &secrets).context("back.pcap")?,
         pairs,
+        secrets,
     })
 }
 
@@ -91,28 +93,50 @@ fn sight(
         calls: HashMap::new(),
     };
     for connection in connections {
-        let shown = || format!("{} - {}", connection.peer, connection.local);
-        let (carried, ranges) = match carried {
-            evidence::Carried::Http1 => in_the_clear(&connection, side),
-            evidence::Carried::Http1Tls => sealed(&connection, side, secrets),
-            // Which packet is whose is not asked where streams share a connection.
-            evidence::Carried::H2c | evidence::Carried::H2Tls => Ok(Default::default()),
-        }
-        .with_context(shown)?;
-        for (at, call) in carried.exchanges.iter().enumerate() {
+        let shown = format!("{} - {}", connection.peer, connection.local);
+        let talk = talk(connection, side, carried, secrets).context(shown)?;
+        for (at, call) in talk.carried.exchanges.iter().enumerate() {
             if let Some(id) = &call.id {
                 let places = sighted.calls.entry(id.clone()).or_default();
                 places.push((sighted.connections.len(), at));
             }
         }
-        let facts = derive::facts(&connection, side, &ranges);
-        sighted.connections.push(Talk {
-            connection,
-            carried,
-            facts,
-        });
+        sighted.connections.push(talk);
     }
     Ok(sighted)
+}
+
+fn talk(
+    connection: Connection,
+    side: Side,
+    carried: evidence::Carried,
+    secrets: &Secrets,
+) -> anyhow::Result<Talk> {
+    let (carried, ranges) = match carried {
+        evidence::Carried::Http1 => in_the_clear(&connection, side),
+        evidence::Carried::Http1Tls => sealed(&connection, side, secrets),
+        // Which packet is whose is not asked where streams share a connection.
+        evidence::Carried::H2c | evidence::Carried::H2Tls => Ok(Default::default()),
+    }?;
+    let facts = derive::facts(&connection, side, &ranges);
+    Ok(Talk {
+        connection,
+        carried,
+        facts,
+    })
+}
+
+/// The same connection with an upstream, as far as it had come at a moment.
+pub(crate) fn until(
+    talk: &Talk,
+    ns: u64,
+    carried: evidence::Carried,
+    secrets: &Secrets,
+) -> Option<Talk> {
+    let packets = talk.connection.packets.iter();
+    let packets = packets.filter(|packet| packet.ns <= ns).cloned().collect();
+    let connection = connection::sort(packets, Side::Back).pop()?;
+    self::talk(connection, Side::Back, carried, secrets).ok()
 }
 
 /// The calls of a connection and the bytes on the wire that are theirs.
@@ -180,7 +204,15 @@ fn sealed(
     // An upstream's session tickets come in reply to the first request, ahead of its response. Whose
     // else could they be? That they hide when the response began is what `tls_tickets` says.
     if let (Side::Back, Some(first), Some(begin)) = (side, ranges.first_mut(), answering.begin()) {
-        first.response.start = first.response.start.min(begin);
+        let came = connection.inbound.seen(&(begin..first.response.start));
+        let asked = connection.outbound.seen(&first.request);
+        // Those that were there before it asked are the handshake's.
+        let is_reply = came
+            .zip(asked)
+            .is_some_and(|((_, came), (asked, _))| came.ns > asked.ns);
+        if is_reply {
+            first.response.start = begin;
+        }
     }
     Ok((carried, ranges))
 }
