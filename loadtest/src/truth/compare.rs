@@ -377,6 +377,9 @@ impl<'a> Judge<'a> {
             let let_go = moments.written.saturating_sub(LETTING_GO_NS);
             witness::until(own.0, let_go, self.scene.back, &self.witness.secrets)
         });
+        let has_tickets = record.text("upstream.attribution_reason") == Some("tls_tickets");
+        let plain = own.filter(|_| early.is_none() && has_tickets);
+        let plain = plain.map(|own| witness::without_tickets(own.0, &self.witness.secrets));
 
         let mut sheet = Sheet {
             record,
@@ -397,7 +400,8 @@ impl<'a> Judge<'a> {
                 upstream_addresses(&mut sheet, place);
                 match place.own() {
                     Some(own) => {
-                        let early = early.as_ref().map(|talk| own_of(talk.as_ref(), own.1));
+                        let other = early.as_ref().or(plain.as_ref());
+                        let early = other.map(|talk| own_of(talk.as_ref(), own.1));
                         leg(&mut sheet, Leg::Upstream, own, early);
                     }
                     None => shared(&mut sheet, Leg::Upstream, place.talk, &moments, 0),

@@ -139,6 +139,22 @@ pub(crate) fn until(
     self::talk(connection, Side::Back, carried, secrets).ok()
 }
 
+/// The same connection with an upstream, its session tickets taken for the handshake's: they were,
+/// where they had come when the gateway turned to its request.
+pub(crate) fn without_tickets(talk: &Talk, secrets: &Secrets) -> Option<Talk> {
+    let packets = talk.connection.packets.clone();
+    let connection = connection::sort(packets, Side::Back).pop()?;
+    let (carried, mut ranges) = sealed(&connection, Side::Back, secrets).ok()?;
+    let first = ranges.first_mut()?;
+    first.response.start = first.final_start.unwrap_or(first.response.start);
+    let facts = derive::facts(&connection, Side::Back, &ranges);
+    Some(Talk {
+        connection,
+        carried,
+        facts,
+    })
+}
+
 /// The calls of a connection and the bytes on the wire that are theirs.
 fn in_the_clear(connection: &Connection, side: Side) -> anyhow::Result<(Carried, Vec<Ranges>)> {
     let ended = connection.ending().is_some();
@@ -204,15 +220,7 @@ fn sealed(
     // An upstream's session tickets come in reply to the first request, ahead of its response. Whose
     // else could they be? That they hide when the response began is what `tls_tickets` says.
     if let (Side::Back, Some(first), Some(begin)) = (side, ranges.first_mut(), answering.begin()) {
-        let came = connection.inbound.seen(&(begin..first.response.start));
-        let asked = connection.outbound.seen(&first.request);
-        // Those that were there before it asked are the handshake's.
-        let is_reply = came
-            .zip(asked)
-            .is_some_and(|((_, came), (asked, _))| came.ns > asked.ns);
-        if is_reply {
-            first.response.start = begin;
-        }
+        first.response.start = first.response.start.min(begin);
     }
     Ok((carried, ranges))
 }
