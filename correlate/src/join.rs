@@ -26,6 +26,9 @@ const LOOK_AFTER_MIN_NS: u64 = 1_000_000;
 /// Where the round trip is unknown, the first look comes after this.
 const LOOK_AFTER_UNKNOWN_NS: u64 = 10_000_000;
 
+/// Frames that have not left by then are not waited for: their stream may have been reset.
+const FRAMES_MAX_NS: u64 = 1_000_000_000;
+
 /// However long a call has waited, it is looked at this often.
 const LOOK_AFTER_MAX_NS: u64 = 1_000_000_000;
 
@@ -80,8 +83,16 @@ struct Finished<S> {
     settled: Option<Settled>,
 }
 
+/// What a look at a call's socket shows.
+enum Standing {
+    /// Another look is worth while.
+    Waits,
+    /// Nothing more is to be learnt. How it has settled, if that can be told.
+    Ended(Option<Settled>),
+}
+
 impl<S> Unsettled<S> {
-    fn finish(self, settled: Settled) -> Finished<S> {
+    fn finish(self, settled: Option<Settled>) -> Finished<S> {
         let Self {
             exchange,
             source,
@@ -94,33 +105,47 @@ impl<S> Unsettled<S> {
             exchange,
             source,
             last,
-            settled: Some(settled),
+            settled,
         }
     }
 
-    /// Takes in what a look at the socket showed; how it has settled, if it has.
-    fn see(&mut self, seen: Option<SocketSnapshot>) -> Option<Settled> {
+    /// Takes in what a look at the socket showed.
+    fn see(&mut self, seen: Option<SocketSnapshot>) -> Standing {
         let Some(SocketSnapshot {
             counters,
             sent,
             received,
         }) = seen
         else {
-            return Some(Settled::Closed);
+            return Standing::Ended(Some(Settled::Closed));
         };
         let leg = &mut self.exchange.client;
         leg.sent.freshen(&sent, &self.ranges.sent);
         leg.received.freshen(&received, &self.ranges.received);
         self.last = counters;
-        settled_by(&self.exchange, &self.last, false)
+        if leg.sharing == Sharing::Multiplexed {
+            leg.end = counters;
+        }
+        match settled_by(&self.exchange, &self.last, false) {
+            Some(settled) => Standing::Ended(Some(settled)),
+            None if self.is_multiplexed() && !has_frames_to_leave(&self.exchange) => {
+                Standing::Ended(None)
+            }
+            None => Standing::Waits,
+        }
+    }
+
+    /// Of HTTP/2 it cannot be seen how a call settles, only that its frames have left.
+    fn is_multiplexed(&self) -> bool {
+        self.exchange.client.sharing == Sharing::Multiplexed
     }
 
     /// Finishes it before its time. What was acknowledged stays so; only its end was not seen.
     fn give_up(self, why: Settled) -> Finished<S> {
         let settled = if is_acked(&self.exchange, &self.last, false) {
-            Settled::Acked
+            Some(Settled::Acked)
         } else {
-            why
+            Some(why).filter(|_| !self.is_multiplexed())
         };
         self.finish(settled)
     }
@@ -151,6 +176,7 @@ impl<S> Correlator<S> {
         let last = exchange.client.end;
         let waiting = match settled_by(&exchange, &last, true) {
             Some(settled) => Err(Some(settled)),
+            None if has_frames_to_leave(&exchange) => Ok(0..0),
             None => can_settle(&exchange).ok_or(None),
         };
         let sent = match waiting {
@@ -170,13 +196,17 @@ impl<S> Correlator<S> {
         });
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let wait_max_ns = match exchange.client.sharing {
+            Sharing::Multiplexed => FRAMES_MAX_NS.min(self.limits.settle_max_ns),
+            _ => self.limits.settle_max_ns,
+        };
         let received = exchange.client.received_range.clone().unwrap_or_default();
         let unsettled = Unsettled {
             exchange,
             source,
             ranges: CallRanges { sent, received },
             last,
-            deadline_ns: now_ns.saturating_add(self.limits.settle_max_ns),
+            deadline_ns: now_ns.saturating_add(wait_max_ns),
             look_after_ns,
         };
         // From the end of the call, not from here: on the way it may have waited long enough.
@@ -221,11 +251,11 @@ impl<S> Correlator<S> {
             };
             let seen = look(&call.source, &call.ranges);
             match call.see(seen) {
-                Some(settled) => self.finished.push_back(call.finish(settled)),
-                None if now_ns >= call.deadline_ns => {
+                Standing::Ended(settled) => self.finished.push_back(call.finish(settled)),
+                Standing::Waits if now_ns >= call.deadline_ns => {
                     self.finished.push_back(call.give_up(Settled::Deadline));
                 }
-                None => {
+                Standing::Waits => {
                     call.look_after_ns = (call.look_after_ns * 2).min(LOOK_AFTER_MAX_NS);
                     self.looks
                         .push(Reverse((call.next_look_ns(now_ns), ticket)));
@@ -264,8 +294,8 @@ impl<S> Correlator<S> {
         while let Some((_, mut call)) = self.unsettled.pop_first() {
             let seen = look(&call.source, &call.ranges);
             self.finished.push_back(match call.see(seen) {
-                Some(settled) => call.finish(settled),
-                None => call.give_up(Settled::Shutdown),
+                Standing::Ended(settled) => call.finish(settled),
+                Standing::Waits => call.give_up(Settled::Shutdown),
             });
         }
     }
@@ -278,6 +308,20 @@ impl<S> Correlator<S> {
             evicted_total: self.evicted_total,
         }
     }
+}
+
+/// Whether frames of an HTTP/2 response are still in the gateway's hands, which writes them with a task
+/// of the connection's: the connection has sent less since the call began than the response's body.
+fn has_frames_to_leave(exchange: &Exchange) -> bool {
+    let leg = &exchange.client;
+    if leg.sharing != Sharing::Multiplexed || leg.coverage != Coverage::Ebpf {
+        return false;
+    }
+    let sent = match (leg.begin.sent, leg.end.sent) {
+        (Some(begin), Some(end)) => end.offset.saturating_sub(begin.offset),
+        _ => return false,
+    };
+    exchange.response.status.is_some() && sent <= exchange.response.body_bytes
 }
 
 /// The range whose acknowledgement is worth waiting for, if any is.

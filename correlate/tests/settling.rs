@@ -526,3 +526,40 @@ fn a_goodbye_after_the_next_request_is_not_the_end_of_this_call() {
             0 unsettled, 0 finished, 0 evicted"#]],
     );
 }
+
+#[test]
+fn frames_that_wait_for_their_connection_are_waited_for() {
+    let mut call = exchange(7, 0..0, 0);
+    let totals = |offset| {
+        Some(DirectionTotals {
+            offset,
+            ..DirectionTotals::default()
+        })
+    };
+    call.client.sharing = Sharing::Multiplexed;
+    (call.client.received_range, call.client.sent_range) = (None, None);
+    (call.client.begin.sent, call.client.end.sent) = (totals(50), totals(60));
+    (call.response.status, call.response.body_bytes) = (Some(200), 100);
+    let limits = Limits {
+        settle_max_ns: 30 * MS,
+        unsettled_max: 3,
+    };
+    let mut join = Correlator::new(limits);
+    join.take(Box::new(call), (), 0);
+    let mut records = Vec::new();
+    for (at, offset) in [(5, 60), (20, 200)] {
+        join.settled(WallClock::new(0, 0), |_, ()| panic!("too early"));
+        join.due(at * MS, |(), _| {
+            Some(SocketSnapshot {
+                counters: Counters {
+                    sent: totals(offset),
+                    ..Counters::default()
+                },
+                ..SocketSnapshot::default()
+            })
+        });
+    }
+    join.settled(WallClock::new(0, 0), |record, ()| records.push(record));
+    assert_eq!(records[0].client.wire_bytes_out, Some(150));
+    assert_eq!(records[0].settled, None);
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use calltap_correlate::exchange::{
     ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing, UpstreamBody,
 };
-use calltap_correlate::socket::{CallRanges, Coverage};
+use calltap_correlate::socket::{CallRanges, Coverage, DirectionTotals};
 use calltap_policies::{Verdict, admit};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -31,7 +31,7 @@ use crate::config::Protocol;
 use crate::identity::{self, Identity, Sender};
 use crate::pipeline::Finished;
 use crate::route::{Found, HostHeader, Route, normalise};
-use crate::server::{ClientConnection, Ended, Late};
+use crate::server::{ClientConnection, Ended, Late, READ_DRY};
 use crate::upstream::{Attempts, ConnectHooks, EndpointId, Group, Lease};
 
 /// One call, from its head to its record.
@@ -49,6 +49,8 @@ pub(crate) struct Call {
     wants_upgrade: bool,
     /// Where the request begins in what the client sent.
     received_start: u64,
+    /// HTTP/2: what the connection had received the last times it was read dry.
+    read_dry: [Option<DirectionTotals>; READ_DRY],
     /// Where all that is sent for this call begins: interim responses, then the final one.
     sent_start: u64,
     blocked_before_ns: u64,
@@ -91,12 +93,15 @@ impl Call {
         let body = Body::of(&head.headers);
         let wants_upgrade = session.is_upgrade_req();
         let mut client = connection.socket.leg();
+        let mut read_dry = [None; READ_DRY];
         if connection.is_multiplexed() {
             client.sharing = Sharing::Multiplexed;
             client.begin = connection.counters(head_read_ns);
             if connection.streams.is_empty() {
                 // Nobody else was sending: the request's own bytes count too.
                 client.begin.received = connection.before().received;
+            } else {
+                read_dry = connection.read_dry();
             }
             connection.streams.open(stream);
         } else {
@@ -147,6 +152,7 @@ impl Call {
             body,
             wants_upgrade,
             received_start,
+            read_dry,
             sent_start,
             blocked_before_ns: 0,
             identity: None,
@@ -553,6 +559,7 @@ impl Call {
                 .as_http1()
                 .is_some_and(|http1| !http1.will_keepalive());
         let late = self.finish_client(now_ns, body_done);
+        self.count_whole_request(session.body_bytes_read() as u64);
         let body_start = self.body_start();
         let is_blocked = self.connection.is_blocked();
         let mut exchange = self.exchange;
@@ -609,6 +616,29 @@ impl Call {
         );
         let start = self.connection.body_start().filter(|_| is_http1);
         start.filter(|start| *start > self.sent_start)
+    }
+
+    /// On HTTP/2 a call begins when its head was read, and by then some of it may have been counted
+    /// already, together with what came for other streams. Then it begins where the connection had
+    /// been read dry the last time before its own bytes came.
+    fn count_whole_request(&mut self, body_bytes: u64) {
+        let leg = &mut self.exchange.client;
+        let Some(end) = leg
+            .end
+            .received
+            .filter(|_| leg.sharing == Sharing::Multiplexed)
+        else {
+            return;
+        };
+        let mut begins = [leg.begin.received]
+            .into_iter()
+            .chain(self.read_dry)
+            .flatten();
+        if let Some(begin) =
+            begins.find(|begin| end.offset.saturating_sub(begin.offset) >= body_bytes)
+        {
+            leg.begin.received = Some(begin);
+        }
     }
 
     fn finish_client(&mut self, now_ns: u64, body_done: bool) -> Option<Arc<Late>> {

@@ -123,6 +123,9 @@ pub(crate) struct ClientConnection {
     previous: Mutex<Option<Arc<Late>>>,
     /// The connection before the next request's first byte.
     before: Mutex<Counters>,
+    /// What had been received the last times its socket was read dry, newest first; not kept up for
+    /// HTTP/1 once its handshake is over.
+    read_dry: Mutex<[Option<DirectionTotals>; READ_DRY]>,
 }
 
 impl std::fmt::Debug for ClientConnection {
@@ -133,6 +136,10 @@ impl std::fmt::Debug for ClientConnection {
 
 /// The next bytes that Pingora writes are the head of a final response.
 const HEAD_DUE: u64 = u64::MAX;
+
+/// How many moments are remembered at which an HTTP/2 connection was read dry: as many as may pass
+/// between a request's first byte and its turn to be served.
+pub(crate) const READ_DRY: usize = 4;
 
 /// An idle HTTP/2 connection that was told to go away has this long to go.
 const H2_GOODBYE_MAX: Duration = Duration::from_secs(5);
@@ -192,6 +199,7 @@ impl ClientConnection {
             streams: Streams::default(),
             previous: Mutex::new(None),
             before: Mutex::default(),
+            read_dry: Mutex::default(),
         }
     }
 
@@ -391,7 +399,23 @@ impl ClientConnection {
                 ..Counters::default()
             });
         }
+        self.begin_streams();
         self.rest_without_streams();
+    }
+
+    /// Streams that open from here on have received nothing before this moment, or a little before
+    /// it, if by now some of what they sent has come.
+    fn begin_streams(&self) {
+        let mut before = self.before();
+        let mut dry = self.read_dry.lock().expect("no panic holds it");
+        let read = self.received_floor();
+        if let (Some(received), Some(earlier)) = (before.received, dry[0])
+            && received.offset > read
+        {
+            before.received = Some(earlier);
+            self.rest(before);
+        }
+        *dry = [before.received; READ_DRY];
     }
 
     /// Nothing that a client sends short of a whole request moves this deadline: neither half a
@@ -497,6 +521,31 @@ impl ClientConnection {
             self.rest(self.counters(now_ns()));
             self.rest_without_streams();
         }
+    }
+
+    /// All that had arrived was read. On HTTP/2 requests that come next begin here; and its first one
+    /// may come together with the end of a TLS handshake.
+    pub(super) fn note_read_dry(&self) {
+        if !self.is_multiplexed() && self.doing() != Doing::Securing {
+            return;
+        }
+        let Some(ledger) = self.socket.ledger() else {
+            return;
+        };
+        let received = ledger.counters(now_ns()).received;
+        if received.is_none_or(|received| received.offset != self.wire_read()) {
+            return;
+        }
+        let mut dry = self.read_dry.lock().expect("no panic holds it");
+        if dry[0] != received {
+            dry.rotate_right(1);
+            dry[0] = received;
+        }
+    }
+
+    /// HTTP/2: what the connection had received the last times its socket was read dry, newest first.
+    pub(crate) fn read_dry(&self) -> [Option<DirectionTotals>; READ_DRY] {
+        *self.read_dry.lock().expect("no panic holds it")
     }
 
     /// No call is open: this is how far the connection has got.

@@ -38,7 +38,7 @@ use crate::tls::{ListenerTls, Observed, facts, refusal};
 use crate::upstream::ConnectHooks;
 
 use connection::Accepted;
-pub(crate) use connection::{ClientConnection, Ended, Late};
+pub(crate) use connection::{ClientConnection, Ended, Late, READ_DRY};
 use stream::{ClientStream, Transport, Wire};
 
 /// The connections that live now, by cookie.

@@ -104,6 +104,7 @@ impl AsyncRead for Wire {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(error))),
                 Poll::Pending => {
+                    self.connection.note_read_dry();
                     return match self.poll_deadline(cx) {
                         Poll::Ready(error) => Poll::Ready(Err(error)),
                         Poll::Pending => Poll::Pending,

@@ -1083,6 +1083,11 @@ const MARKS_OF_UPSTREAMS: [&str; 6] = [
 fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, floor_ns: u64) {
     /// What was written has left by then.
     const LEAVING_NS: u64 = 1_000_000_000;
+    /// Of a request with a body, some may have come before its head was read, and with it, unread,
+    /// what other streams sent: no more than the gateway reads at a time.
+    const UNREAD_BYTES: u64 = 64 * 1024;
+    const UNREAD_SEGMENTS: u64 = 64;
+    const HEADERS_BYTES: u64 = 72;
     let s = leg.name();
     let connection = &talk.connection;
     let look = format!("{} - {}", connection.peer, connection.local);
@@ -1157,7 +1162,15 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
             Group::Packets => u64::from(least > 0),
             _ => 0,
         };
-        let most = count(&derive::passed(connection, flow, most));
+        let mut most = count(&derive::passed(connection, flow, most));
+        if is_inbound && least_in > 0 {
+            most += match field {
+                "wire.bytes_in" => UNREAD_BYTES,
+                "wire.segments_in" => UNREAD_SEGMENTS,
+                "wire.ip_bytes_in" => UNREAD_BYTES + UNREAD_SEGMENTS * HEADERS_BYTES,
+                _ => 0,
+            };
+        }
         let want = Want::Within(least, most);
         sheet.field(group, &format!("{s}.{field}"), want, false, &look);
     }
