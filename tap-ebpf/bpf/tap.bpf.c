@@ -633,13 +633,22 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 	is_reset = p.tcp_flags & FLAG_RST;
 	if (is_reset && p.seq - rcv_nxt > receive_window_max)
 		return;
+	/* TCP does not look at the acknowledgement of what is nowhere near its window. */
+	if (p.seq - rcv_nxt + receive_window_max > 2 * receive_window_max) {
+		count(COUNT_OUT_OF_WINDOW);
+		return;
+	}
 	bpf_spin_lock(&s->lock);
 	/* Who aborts says with the same packet how much it had, and TCP believes it if it is in order. */
 	if (!is_reset || p.seq == rcv_nxt)
 		wrong = acknowledge(l, &p);
 	if (is_reset) {
 		wrong = COUNTS; /* one without an acknowledgement is as good */
-		l->received.rst = 1;
+		/* One in the window that is not next is answered with a challenge (RFC 5961). */
+		if (p.seq == rcv_nxt)
+			l->received.rst = RST_NEXT;
+		else if (!l->received.rst)
+			l->received.rst = 1;
 	} else if (wrong == COUNTS) {
 		if (p.payload)
 			wrong = receive(l, &p, rcv_nxt);
@@ -691,7 +700,7 @@ static __always_inline void leaves(struct __sk_buff *skb, struct socket *s)
 		/* Here, not when the socket was closed: a FIN waits for what is to be sent before it,
 		 * for ever if the peer is gone. */
 		if (l->close == CLOSE_UNKNOWN)
-			l->close = READ(l->received.rst) ? CLOSE_RST_IN :
+			l->close = READ(l->received.rst) == RST_NEXT ? CLOSE_RST_IN :
 				   READ(l->received.fin) ? CLOSE_FIN_PEER :
 							   CLOSE_FIN_LOCAL;
 	}

@@ -22,6 +22,7 @@
 #define WINDOW_SHIFT_UNKNOWN 0xff
 #define WINDOW_UNKNOWN 0xffffffffU
 #define TIMEOUTS_MAX 0xffU
+#define RST_NEXT 2U
 
 /* One unbroken run of payload in one direction. */
 struct turn {
@@ -96,7 +97,7 @@ struct received {
 	__u32 dup_acks;
 	__u32 window;             /* bytes, or WINDOW_UNKNOWN */
 	__u32 arrivals;           /* so far; the newest is at (arrivals - 1) % ARRIVALS_RECENT */
-	__u16 rst;                /* a RST in the window arrived */
+	__u16 rst;                /* a RST in the window arrived; RST_NEXT: in order */
 	__u16 fin;                /* a FIN in the window arrived */
 	__u32 turn_arrivals;      /* of the newest turn; the first are behind the recent ones */
 };

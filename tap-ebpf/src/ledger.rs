@@ -216,30 +216,22 @@ impl Ledger {
         self.slot().map_or(0, |slot| slot.acked_offset())
     }
 
-    /// The packet with which the byte at `offset` and all before it had arrived: the packet that
-    /// carried it, or a later one that filled a hole before it. `None` if it has not arrived or is
-    /// not among the packets kept: the newest ones, and the first ones of the newest turn.
-    pub fn arrival_covering(&self, offset: u64) -> Option<Arrival> {
+    /// The packet with which all of `range` had arrived: mostly the one that carried its end, or a
+    /// later one that filled a hole in it. `None` if part of it has not arrived, or not with packets
+    /// that are among those kept: the newest ones, and the first ones of the newest turn.
+    pub fn arrival_completing(&self, range: &StreamRange) -> Option<Arrival> {
         let slot = self.slot()?;
-        let (recent, first, turn_begin) = slot.consistent_received(|| {
+        let kept = slot.consistent_received(|| {
             let newest = slot.arrivals();
             let oldest = newest.saturating_sub(ARRIVALS_RECENT as u32);
-            let recent: SmallVec<[_; ARRIVALS_RECENT]> =
-                (oldest..newest).map(|n| slot.arrival(n + 1)).collect();
-            let kept = slot.turn_arrivals().min(ARRIVALS_FIRST as u32);
-            let first: SmallVec<[_; ARRIVALS_FIRST]> =
-                (0..kept).map(|nth| slot.turn_arrival(nth)).collect();
-            let turns = slot.received_turns();
-            let turn_begin = (turns > 0).then(|| slot.received_turn(turns).first_offset);
-            (recent, first, turn_begin)
+            let recent = (oldest..newest).map(|n| slot.arrival(n + 1));
+            let first = slot.turn_arrivals().min(ARRIVALS_FIRST as u32);
+            recent
+                .chain((0..first).map(|nth| slot.turn_arrival(nth)))
+                .filter(|arrival| touches(arrival, range))
+                .collect::<SmallVec<[_; ARRIVALS_RECENT]>>()
         })?;
-        // What lies before the newest packets has arrived: nobody asks before the byte was read.
-        // Before a turn's first packets there may be a hole that was filled since.
-        let is_whole = first
-            .iter()
-            .any(|arrival| Some(arrival.first_offset) <= turn_begin);
-        completing(&recent, offset)
-            .or_else(|| is_whole.then(|| completing(&first, offset)).flatten())
+        completing(kept, range)
     }
 
     /// The next payload packet sent begins a new turn.
@@ -299,29 +291,40 @@ fn touching(
     (found, last)
 }
 
-/// Of packets in order of arrival, the first with which everything up to `offset` was there.
-fn completing(arrivals: &[layout::Arrival], offset: u64) -> Option<Arrival> {
-    let mut end = arrivals.iter().map(|arrival| arrival.first_offset).min()?;
-    if offset < end {
-        return None;
-    }
-    for (n, newest) in arrivals.iter().enumerate() {
-        let here = &arrivals[..=n];
-        while let Some(next) = here
-            .iter()
-            .find(|arrival| arrival.first_offset <= end && end < arrival.end_offset)
-        {
-            end = next.end_offset;
+fn touches(arrival: &layout::Arrival, range: &StreamRange) -> bool {
+    arrival.first_offset < range.end && arrival.end_offset > range.start
+}
+
+/// Of packets in any order, the earliest with which all of `range` was there.
+fn completing(
+    mut arrivals: SmallVec<[layout::Arrival; ARRIVALS_RECENT]>,
+    range: &StreamRange,
+) -> Option<Arrival> {
+    arrivals.sort_unstable_by_key(|arrival| arrival.ns);
+    let covers = |arrivals: &[layout::Arrival]| {
+        let mut end = range.start;
+        while end < range.end {
+            let next = arrivals
+                .iter()
+                .find(|arrival| arrival.first_offset <= end && end < arrival.end_offset);
+            match next {
+                Some(next) => end = next.end_offset,
+                None => return false,
+            }
         }
-        if offset < end {
-            return Some(Arrival {
-                first_offset: newest.first_offset,
-                end_offset: newest.end_offset,
-                ns: newest.ns,
-            });
-        }
-    }
-    None
+        true
+    };
+    let last = (0..arrivals.len()).find(|last| covers(&arrivals[..=*last]))?;
+    let layout::Arrival {
+        first_offset,
+        end_offset,
+        ns,
+    } = arrivals[last];
+    Some(Arrival {
+        first_offset,
+        end_offset,
+        ns,
+    })
 }
 
 fn public(turn: &layout::Turn) -> Turn {
@@ -380,38 +383,44 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(arrivals: &[(u64, u64)], offset: u64, expected: Option<usize>) {
-        let arrivals: Vec<_> = (0..)
+    fn check(arrivals: &[(u64, u64)], range: StreamRange, expected: Option<u64>) {
+        let arrivals = (1..)
             .zip(arrivals)
             .map(|(ns, (first_offset, end_offset))| layout::Arrival {
                 first_offset: *first_offset,
                 end_offset: *end_offset,
                 ns,
             })
-            .collect();
-        let found = completing(&arrivals, offset);
-        assert_eq!(found.map(|arrival| arrival.ns as usize), expected);
+            .filter(|arrival| touches(arrival, &range));
+        // The order in which they lie says nothing.
+        let mut arrivals: SmallVec<_> = arrivals.collect();
+        arrivals.reverse();
+        let found = completing(arrivals, &range);
+        assert_eq!(found.map(|arrival| arrival.ns), expected);
     }
 
     #[test]
-    fn a_byte_is_there_when_everything_before_it_is() {
+    fn a_range_is_there_when_its_last_hole_is_filled() {
         let in_order = [(0, 100), (100, 200), (200, 300)];
-        check(&in_order, 0, Some(0));
-        check(&in_order, 99, Some(0));
-        check(&in_order, 100, Some(1));
-        check(&in_order, 299, Some(2));
-        check(&in_order, 300, None);
+        check(&in_order, 0..1, Some(1));
+        check(&in_order, 0..100, Some(1));
+        check(&in_order, 0..101, Some(2));
+        check(&in_order, 150..300, Some(3));
+        check(&in_order, 150..301, None);
         // The second packet came last.
         let late = [(0, 100), (200, 300), (100, 200)];
-        check(&late, 50, Some(0));
-        check(&late, 150, Some(2));
-        check(&late, 250, Some(2));
+        check(&late, 0..50, Some(1));
+        check(&late, 50..150, Some(3));
+        check(&late, 200..250, Some(2));
+        check(&late, 0..250, Some(3));
         // Sent again together with what follows it.
         let again = [(0, 100), (50, 200)];
-        check(&again, 60, Some(0));
-        check(&again, 150, Some(1));
-        // No longer kept, or nothing at all.
-        check(&[(500, 600)], 499, None);
-        check(&[], 0, None);
+        check(&again, 0..60, Some(1));
+        check(&again, 0..150, Some(2));
+        // What is no longer kept of the call before says nothing about this one.
+        check(&[(0, 100), (500, 600)], 500..600, Some(2));
+        // No longer kept in part, or nothing at all.
+        check(&[(500, 600)], 499..600, None);
+        check(&[], 0..1, None);
     }
 }

@@ -409,10 +409,12 @@ impl ClientConnection {
         let mut before = self.before();
         let mut dry = self.read_dry.lock().expect("no panic holds it");
         let read = self.received_floor();
-        if let (Some(received), Some(earlier)) = (before.received, dry[0])
-            && received.offset > read
+        if before
+            .received
+            .is_some_and(|received| received.offset > read)
         {
-            before.received = Some(earlier);
+            // At the latest when it was born.
+            before.received = Some(dry[0].unwrap_or_default());
             self.rest(before);
         }
         *dry = [before.received; READ_DRY];
@@ -467,17 +469,14 @@ impl ClientConnection {
     pub(crate) fn head_arrived(&self, start: u64, head_bytes: u64, fresh: u64) -> Option<u64> {
         let ledger = self.socket.ledger()?;
         if !self.secured {
-            return Some(
-                ledger
-                    .arrival_covering((start + head_bytes).checked_sub(1)?)?
-                    .ns,
-            );
+            let head = start..start + head_bytes;
+            return Some(ledger.arrival_completing(&head)?.ns);
         }
         let read = self.wire_read();
         if fresh == head_bytes {
-            return Some(ledger.arrival_covering(read.checked_sub(1)?)?.ns);
+            return Some(ledger.arrival_completing(&(start..read))?.ns);
         }
-        let first = ledger.arrival_covering(start)?;
+        let first = ledger.arrival_completing(&(start..start + 1))?;
         (first.end_offset >= read).then_some(first.ns)
     }
 

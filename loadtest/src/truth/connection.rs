@@ -253,7 +253,13 @@ impl Connection {
             return;
         };
         if packet.is(RST) {
-            self.endings.push((Ending::RstOut, moment));
+            // Who acknowledges what was never sent to a socket that is not there yet is told so with
+            // their own number, and the connection begins all the same.
+            if first >= 0 && first as u64 <= self.outbound.high + 1 {
+                self.endings.push((Ending::RstOut, moment));
+            } else {
+                self.ignored += 1;
+            }
             return;
         }
         let end = first + i64::from(packet.payload);
@@ -642,8 +648,9 @@ mod tests {
         script.peer(90_000_000, 0, b"forged");
         script.raw(true, RST, 50, 0, b"");
         script.peer(2, 9_000, b"acknowledges what was never sent");
+        script.raw(false, RST, 9_000, 0, b"");
         let connection = script.connection();
-        assert_eq!(connection.ignored, 3);
+        assert_eq!(connection.ignored, 4);
         assert_eq!(connection.inbound.high, 2);
         assert!(connection.endings.is_empty());
         script.raw(true, RST, 2, 0, b"");

@@ -67,7 +67,7 @@ fn a_slot_comes_back_when_its_socket_is_closed_and_nobody_reads_it() {
     assert_eq!(counters.received.unwrap().offset, 0);
     assert_eq!((counters.close, counters.closed_ns), (None, None));
     assert!(ledger.sent(&(0..1000)).turns.is_empty());
-    assert_eq!(ledger.arrival_covering(0), None);
+    assert_eq!(ledger.arrival_completing(&(0..1)), None);
     transfer(&mut client, &mut ours, 5);
     assert_eq!(ledger.received(&(0..5)).turns.len(), 1);
     assert_eq!(tapped.dropped("no_slot"), 0);

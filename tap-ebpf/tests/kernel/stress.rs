@@ -92,7 +92,7 @@ fn server(tapped: &Tapped, listener: &TcpListener, exchanges: u64) -> u64 {
             && is_exactly(&served.ledger.received(&range), &range)
             && served
                 .ledger
-                .arrival_covering(range.end - 1)
+                .arrival_completing(&range)
                 .is_some_and(|arrival| arrival.end_offset == range.end);
         // The client has answered the last response, so it was sent and acknowledged whole.
         if !served.last_response.is_empty() {

@@ -276,7 +276,7 @@ fn the_packet_that_completed_a_head_is_found_in_a_longer_turn() {
         now_send(&mut client, &ours, bytes);
     }
     let covering = |offset| {
-        let arrival = ledger.arrival_covering(offset)?;
+        let arrival = ledger.arrival_completing(&(offset..offset + 1))?;
         Some((arrival.first_offset, arrival.end_offset))
     };
     assert_eq!(covering(0), Some((0, 100)));
@@ -284,8 +284,10 @@ fn the_packet_that_completed_a_head_is_found_in_a_longer_turn() {
     assert_eq!(covering(100), Some((100, 300)));
     assert_eq!(covering(599), Some((300, 600)));
     assert_eq!(covering(600), None);
-    let (first, last) = (ledger.arrival_covering(0), ledger.arrival_covering(599));
-    assert!(first.unwrap().ns < last.unwrap().ns);
+    let first = ledger.arrival_completing(&(0..100)).unwrap();
+    let all = ledger.arrival_completing(&(0..600)).unwrap();
+    assert!(first.ns < all.ns);
+    assert_eq!((all.first_offset, all.end_offset), (300, 600));
     for _ in 0..14 {
         now_send(&mut client, &ours, 1);
     }
