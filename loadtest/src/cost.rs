@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::cleanup::{Guard, Scratch};
 use crate::gateway::{Gateway, Setup};
+use crate::machine;
 use crate::table;
 use crate::verify::{self, REST_MAX};
 
@@ -205,8 +206,8 @@ pub fn measure(calltap: &Path, effort: Effort) -> anyhow::Result<Cost> {
         None => Vec::new(),
     };
     Ok(Cost {
-        date: date()?,
-        machine: machine(),
+        date: machine::date()?,
+        machine: machine::describe(),
         effort: format!(
             "{} calls per round, {} rounds, {} connections, {} worker(s)",
             effort.calls, effort.rounds, effort.connections, effort.workers
@@ -407,27 +408,6 @@ fn program_names() -> BTreeMap<u64, String> {
         .iter()
         .filter_map(|one| Some((one["id"].as_u64()?, one["name"].as_str()?.to_owned())))
         .collect()
-}
-
-fn date() -> anyhow::Result<String> {
-    let output = Command::new("date")
-        .args(["-u", "+%F"])
-        .output()
-        .context("cannot run date")?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let model = read("/proc/cpuinfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or("unknown processor".to_owned(), |(_, name)| {
-            name.trim().to_owned()
-        });
-    let cores = thread::available_parallelism().map_or(0, usize::from);
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
 /// What an nginx is for.

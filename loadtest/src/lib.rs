@@ -8,8 +8,8 @@
 //! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
 //! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
 //! namespaces, [`raw_client`] speaks TCP by hand in them, [`certificate`] is for TLS, [`cleanup`]
-//! takes away what was made, [`table`] prints. [`verify`], [`faults`], [`delays`], [`abort`],
-//! [`truth`], [`fingerprints`] and [`cost`] are the questions.
+//! takes away what was made, [`machine`] says what a run was made on, [`table`] prints. [`verify`],
+//! [`faults`], [`delays`], [`abort`], [`truth`], [`fingerprints`] and [`cost`] are the questions.
 #![forbid(unsafe_code)]
 
 pub mod abort;
@@ -25,6 +25,7 @@ pub mod fingerprints;
 pub mod gateway;
 pub mod h2c;
 pub mod lab;
+pub mod machine;
 pub mod plan;
 pub mod raw_client;
 pub mod records;

@@ -2,18 +2,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Context as _;
 
 use super::report;
 use super::scenes::SCENARIOS;
 use super::verdict::Verdict;
+use crate::machine;
 use crate::table;
 
 /// Writes the page. `failed` are runs that could not be judged.
 pub fn write(path: &Path, verdicts: &[Verdict], failed: &[String]) -> anyhow::Result<()> {
-    let page = page(verdicts, failed, &today()?, &kernel()?);
+    let page = page(verdicts, failed, &machine::date()?, &machine::kernel());
     fs::write(path, page).with_context(|| path.display().to_string())
 }
 
@@ -43,19 +43,6 @@ fn page(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> S
         page += &format!("\nNot judged: {failure}\n");
     }
     page
-}
-
-fn today() -> anyhow::Result<String> {
-    said(Command::new("date").args(["-u", "+%Y-%m-%d"]))
-}
-
-fn kernel() -> anyhow::Result<String> {
-    said(Command::new("uname").arg("-r"))
-}
-
-fn said(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 #[cfg(test)]
