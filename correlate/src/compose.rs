@@ -649,7 +649,6 @@ fn from_birth(begin: Counters) -> Counters {
         sent: begin.sent.or_else(|| Some(Default::default())),
         retransmits: begin.retransmits.or(Some(0)),
         retransmitted_bytes: begin.retransmitted_bytes.or(Some(0)),
-        peer_retransmits: begin.peer_retransmits.or(Some(0)),
         ..begin
     }
 }

@@ -446,7 +446,10 @@ fn connection_between(fields: &mut SocketFields, begin: &Counters, end: &Counter
     fields.tcp_retransmits = grown(begin.retransmits, end.retransmits);
     fields.tcp_retransmitted_bytes = grown(begin.retransmitted_bytes, end.retransmitted_bytes);
     fields.tcp_rtos = grown(begin.rtos, end.rtos);
-    fields.tcp_peer_retransmits = grown(begin.peer_retransmits, end.peer_retransmits);
+    fields.tcp_peer_retransmits = grown(
+        received.0.and_then(|t| t.late_segments),
+        received.1.and_then(|t| t.late_segments),
+    );
 }
 
 /// The gateway's own count, less what never left.

@@ -85,6 +85,9 @@ pub struct DirectionTotals {
     pub segments: u64,
     /// IP bytes of those segments, headers included; absent where the source sees no headers.
     pub ip_bytes: Option<u64>,
+    /// Of what is received: segments that began with bytes seen before, or filled a hole. Absent where
+    /// the source cannot tell, and of what is sent.
+    pub late_segments: Option<u32>,
 }
 
 impl Default for DirectionTotals {
@@ -93,6 +96,7 @@ impl Default for DirectionTotals {
             offset: 0,
             segments: 0,
             ip_bytes: Some(0),
+            late_segments: Some(0),
         }
     }
 }
@@ -120,8 +124,6 @@ pub struct Counters {
     pub retransmits: Option<u32>,
     /// Payload bytes we re-sent, since the connection began.
     pub retransmitted_bytes: Option<u64>,
-    /// Payload segments the peer sent twice or late, since the connection began.
-    pub peer_retransmits: Option<u32>,
     /// Retransmission timeouts, since the connection began.
     pub rtos: Option<u32>,
     /// Duplicate acknowledgements received, since the connection began.

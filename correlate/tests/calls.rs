@@ -182,6 +182,7 @@ fn counters(received: &str, sent: &str, retransmits: &str) -> Counters {
             offset,
             segments: offset / 100,
             ip_bytes: Some(offset + 40),
+            late_segments: None,
         })
     };
     Counters {

@@ -95,6 +95,7 @@ fn totals(offset: u64) -> Option<DirectionTotals> {
         offset,
         segments: 1,
         ip_bytes: Some(offset + 52),
+        late_segments: None,
     })
 }
 

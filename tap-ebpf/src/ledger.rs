@@ -96,6 +96,7 @@ impl Ledger {
                 offset: sent.offset,
                 segments: sent.segments,
                 ip_bytes: Some(sent.ip_bytes),
+                late_segments: None,
             });
             counters.rtt_us = measured(sent.srtt_us);
             counters.min_rtt_us = measured(sent.min_rtt_us);
@@ -111,10 +112,10 @@ impl Ledger {
                 offset: received.offset,
                 segments: received.segments,
                 ip_bytes: Some(received.ip_bytes),
+                late_segments: Some(received.late_segments),
             });
             counters.acked_offset = Some(received.acked_offset);
             counters.peer_reset = received.rst != 0;
-            counters.peer_retransmits = Some(received.late_segments);
             counters.dup_acks = Some(received.dup_acks);
         }
         counters

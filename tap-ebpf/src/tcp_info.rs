@@ -194,6 +194,7 @@ fn counters_of(info: &TcpInfo, length: usize, now_ns: u64) -> Counters {
                 offset,
                 segments: u64::from(segments),
                 ip_bytes: None,
+                late_segments: None,
             }),
         sent: sent_offset
             .zip(filled!(data_segs_out))
@@ -201,6 +202,7 @@ fn counters_of(info: &TcpInfo, length: usize, now_ns: u64) -> Counters {
                 offset,
                 segments: u64::from(segments),
                 ip_bytes: None,
+                late_segments: None,
             }),
         acked_offset: acked_offset(info, sent_offset, filled!(bytes_acked)),
         unsent_bytes: filled!(notsent_bytes).map(u64::from),
@@ -209,7 +211,6 @@ fn counters_of(info: &TcpInfo, length: usize, now_ns: u64) -> Counters {
         handshake_rtt_us: None,
         retransmits: filled!(total_retrans),
         retransmitted_bytes: filled!(bytes_retrans),
-        peer_retransmits: None,
         rtos: None,
         dup_acks: None,
         cwnd: filled!(snd_cwnd),

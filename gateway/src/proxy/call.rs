@@ -51,6 +51,8 @@ pub(crate) struct Call {
     received_start: u64,
     /// HTTP/2: what the connection had received the last times it was read dry.
     read_dry: [Option<DirectionTotals>; READ_DRY],
+    /// And when no call was open the last time.
+    idle: Option<DirectionTotals>,
     /// Where all that is sent for this call begins: interim responses, then the final one.
     sent_start: u64,
     blocked_before_ns: u64,
@@ -93,15 +95,14 @@ impl Call {
         let body = Body::of(&head.headers);
         let wants_upgrade = session.is_upgrade_req();
         let mut client = connection.socket.leg();
-        let mut read_dry = [None; READ_DRY];
+        let (mut read_dry, mut idle) = ([None; READ_DRY], None);
         if connection.is_multiplexed() {
             client.sharing = Sharing::Multiplexed;
             client.begin = connection.counters(head_read_ns);
+            (read_dry, idle) = (connection.read_dry(), connection.before().received);
             if connection.streams.is_empty() {
                 // Nobody else was sending: the request's own bytes count too.
-                client.begin.received = connection.before().received;
-            } else {
-                read_dry = connection.read_dry();
+                client.begin.received = idle;
             }
             connection.streams.open(stream);
         } else {
@@ -115,6 +116,9 @@ impl Call {
             }
             if wants_upgrade || client.coverage == Coverage::TcpInfo {
                 client.begin = connection.before();
+            }
+            if body == Body::Chunked {
+                connection.follow_chunks(head_bytes);
             }
         }
         let deadline_ns = until(head_read_ns, setup.config.limits.total);
@@ -153,6 +157,7 @@ impl Call {
             wants_upgrade,
             received_start,
             read_dry,
+            idle,
             sent_start,
             blocked_before_ns: 0,
             identity: None,
@@ -620,7 +625,7 @@ impl Call {
 
     /// On HTTP/2 a call begins when its head was read, and by then some of it may have been counted
     /// already, together with what came for other streams. Then it begins where the connection had
-    /// been read dry the last time before its own bytes came.
+    /// been read dry the last time before its own bytes came, or before any stream was open.
     fn count_whole_request(&mut self, body_bytes: u64) {
         let leg = &mut self.exchange.client;
         let Some(end) = leg
@@ -630,15 +635,16 @@ impl Call {
         else {
             return;
         };
-        let mut begins = [leg.begin.received]
-            .into_iter()
-            .chain(self.read_dry)
-            .flatten();
-        if let Some(begin) =
-            begins.find(|begin| end.offset.saturating_sub(begin.offset) >= body_bytes)
-        {
-            leg.begin.received = Some(begin);
-        }
+        /// The header of a frame, without which there is neither head nor body.
+        const FRAME_BYTES: u64 = 9;
+        let own_bytes = match body_bytes {
+            0 => FRAME_BYTES,
+            bytes => 2 * FRAME_BYTES + bytes,
+        };
+        let begins = [leg.begin.received].into_iter().chain(self.read_dry);
+        let mut begins = begins.chain([self.idle]).flatten();
+        let begin = begins.find(|begin| end.offset >= begin.offset + own_bytes);
+        leg.begin.received = begin.or(self.idle);
     }
 
     fn finish_client(&mut self, now_ns: u64, body_done: bool) -> Option<Arc<Late>> {
@@ -653,15 +659,18 @@ impl Call {
             .blocked_ns(now_ns)
             .saturating_sub(self.blocked_before_ns);
         connection.rest(leg.end);
-        let plain = connection.plain_read() - connection.plain_read_at_call_end();
-        let has_more = match self.body {
-            Body::Length(length) => plain > self.head_bytes + length,
-            Body::Chunked => body_done && !connection.ends_with_last_chunk(),
+        let read = connection.plain_read();
+        let end = match self.body {
+            Body::Length(length) => {
+                Some(connection.plain_read_at_call_end() + self.head_bytes + length)
+            }
+            Body::Chunked => connection.chunks_end(),
         };
-        if leg.sharing == Sharing::Sole && has_more {
-            leg.sharing = match self.body {
-                Body::Length(_) => Sharing::Pipelined,
-                Body::Chunked => Sharing::EndUnknown,
+        if leg.sharing == Sharing::Sole {
+            leg.sharing = match end {
+                Some(end) if read > end => Sharing::Pipelined,
+                None if body_done => Sharing::EndUnknown,
+                _ => Sharing::Sole,
             };
         }
         if !matches!(leg.sharing, Sharing::Pipelined | Sharing::EndUnknown) {

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
@@ -15,6 +15,7 @@ use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
+use super::chunked::ChunkedBody;
 use crate::clock::now_ns;
 use crate::config::Limits;
 use crate::socket::{Socket, Source, Streams};
@@ -109,8 +110,6 @@ pub(crate) struct ClientConnection {
     /// Where the body of the response begins in those: [`HEAD_DUE`] before its head was written.
     body_start: AtomicU64,
     plain_read: AtomicU64,
-    /// The last eight of them.
-    plain_tail: AtomicU64,
     plain_read_at_call_end: AtomicU64,
     wire_read_at_call_end: AtomicU64,
     blocked_since_ns: AtomicU64,
@@ -126,6 +125,28 @@ pub(crate) struct ClientConnection {
     /// What had been received the last times its socket was read dry, newest first; not kept up for
     /// HTTP/1 once its handshake is over.
     read_dry: Mutex<[Option<DirectionTotals>; READ_DRY]>,
+    /// Whether there is anything in `upload`.
+    has_upload: AtomicBool,
+    upload: Mutex<Upload>,
+}
+
+/// What it takes to know where the body of a request ends.
+#[derive(Default)]
+struct Upload {
+    /// What was read since the last call, if it may be more than a head.
+    ahead: Vec<u8>,
+    /// The body of the open call.
+    body: Option<ChunkedBody>,
+    /// The byte that reached the parser as the first of `body`.
+    start: u64,
+}
+
+impl Upload {
+    fn clear(&mut self) {
+        self.body = None;
+        self.ahead.clear();
+        self.ahead.shrink_to(AHEAD_KEPT);
+    }
 }
 
 impl std::fmt::Debug for ClientConnection {
@@ -133,6 +154,11 @@ impl std::fmt::Debug for ClientConnection {
         write!(f, "client {} on {}", self.peer, self.local)
     }
 }
+
+/// No more than this is kept of what comes before a head was parsed; Pingora takes no longer head.
+const AHEAD_MAX: usize = 1 << 20;
+/// The room for it that a connection keeps.
+const AHEAD_KEPT: usize = 4 << 10;
 
 /// The next bytes that Pingora writes are the head of a final response.
 const HEAD_DUE: u64 = u64::MAX;
@@ -188,7 +214,6 @@ impl ClientConnection {
             plain_written: AtomicU64::new(0),
             body_start: AtomicU64::new(0),
             plain_read: AtomicU64::new(0),
-            plain_tail: AtomicU64::new(0),
             plain_read_at_call_end: AtomicU64::new(0),
             wire_read_at_call_end: AtomicU64::new(0),
             blocked_since_ns: AtomicU64::new(0),
@@ -200,6 +225,8 @@ impl ClientConnection {
             previous: Mutex::new(None),
             before: Mutex::default(),
             read_dry: Mutex::default(),
+            has_upload: AtomicBool::new(false),
+            upload: Mutex::default(),
         }
     }
 
@@ -270,22 +297,68 @@ impl ClientConnection {
             return;
         }
         Self::add(&self.plain_read, bytes.len() as u64);
-        let tail = bytes.iter().rev().take(8).rev();
-        let tail = tail.fold(self.plain_tail.load(Relaxed), |tail, byte| {
-            tail << 8 | u64::from(*byte)
-        });
-        self.plain_tail.store(tail, Relaxed);
-        if self.doing() == Doing::Idle && !self.is_multiplexed() {
+        if self.is_multiplexed() {
+            return;
+        }
+        let doing = self.doing();
+        if doing == Doing::Idle {
             self.set_doing(Doing::Head, self.limits.head.as_nanos() as u64);
+        }
+        if doing != Doing::Call {
+            self.keep_ahead(doing, bytes);
+        } else if self.has_upload.load(Relaxed)
+            && let Some(body) = &mut self.upload().body
+        {
+            body.read(bytes);
         }
     }
 
-    /// Whether the last bytes that reached the parser can be the end of a chunked body without
-    /// trailers: no part of another request has been read after it.
-    pub(crate) fn ends_with_last_chunk(&self) -> bool {
-        const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
-        const BYTES: u64 = u64::MAX >> 8;
-        self.plain_tail.load(Relaxed) & BYTES == LAST_CHUNK
+    fn upload(&self) -> MutexGuard<'_, Upload> {
+        self.upload.lock().expect("no panic holds it")
+    }
+
+    /// Most reads are a head and nothing else. What may be more is kept until the head was parsed.
+    fn keep_ahead(&self, doing: Doing, bytes: &[u8]) {
+        const END: &[u8] = b"\r\n\r\n";
+        let is_head = doing == Doing::Idle
+            && memchr::memmem::find(bytes, END).is_some_and(|at| at + END.len() == bytes.len());
+        if is_head {
+            return;
+        }
+        let mut upload = self.upload();
+        let left = AHEAD_MAX.saturating_sub(upload.ahead.len());
+        upload
+            .ahead
+            .extend_from_slice(&bytes[..bytes.len().min(left)]);
+        self.has_upload.store(true, Relaxed);
+    }
+
+    /// A call begins whose body is chunked, after a head of so many bytes.
+    pub(crate) fn follow_chunks(&self, head_bytes: u64) {
+        let mut upload = self.upload();
+        let begin = self.plain_read_at_call_end();
+        let fresh = self.plain_read() - begin;
+        upload.start = begin + head_bytes;
+        let mut body = ChunkedBody::default();
+        // What was not kept is a head, or too much, and then nobody knows.
+        upload.body = if fresh == head_bytes {
+            Some(body)
+        } else if fresh == upload.ahead.len() as u64
+            && let Some(begun) = upload.ahead.get(head_bytes as usize..)
+        {
+            body.read(begun);
+            Some(body)
+        } else {
+            None
+        };
+        self.has_upload.store(true, Relaxed);
+    }
+
+    /// How many bytes reached the parser up to the end of the open call's chunked body, if that is
+    /// known.
+    pub(crate) fn chunks_end(&self) -> Option<u64> {
+        let upload = self.upload();
+        Some(upload.start + upload.body.as_ref()?.end()?)
     }
 
     /// An answer was written while no call was open: remembers its status.
@@ -514,10 +587,22 @@ impl ClientConnection {
         self.plain_read_at_call_end
             .store(self.plain_read(), Relaxed);
         self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
+        if self.has_upload.load(Relaxed) {
+            self.upload().clear();
+            self.has_upload.store(false, Relaxed);
+        }
         if !self.is_multiplexed() {
             self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
         } else if self.streams.is_empty() {
-            self.rest(self.counters(now_ns()));
+            let mut counters = self.counters(now_ns());
+            let unread = counters
+                .received
+                .is_some_and(|received| received.offset > self.wire_read());
+            if unread {
+                // Some of the next request, perhaps.
+                counters.received = self.read_dry()[0].or(counters.received);
+            }
+            self.rest(counters);
             self.rest_without_streams();
         }
     }

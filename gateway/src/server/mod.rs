@@ -7,6 +7,7 @@
 //! Each worker is one thread with one runtime, its own copy of every listening socket, its own
 //! proxy and its own pool of upstream connections; nothing is passed between workers.
 
+mod chunked;
 mod connection;
 mod stream;
 

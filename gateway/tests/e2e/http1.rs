@@ -165,10 +165,9 @@ fn trailers_do_not_disturb_the_message_that_has_them() {
         "upstream.wire.bytes_in": served[0].bytes_out,
         "http.response.body.size": 5,
     }));
-    records[1].expect(json!({
+    records[1].expect_exact().expect(json!({
         "http.request.body.size": 4,
-        "client.attribution": "partial",
-        "client.attribution_reason": "request_end_unknown",
+        "client.wire.bytes_in": upload.len(),
         "client.wire.bytes_out": next.wire_bytes,
         "upstream.wire.bytes_out": served[1].bytes_in,
         "upstream.attribution": "exact",
@@ -268,6 +267,30 @@ fn pipelined_calls_say_that_they_are() {
             "upstream.attribution": "exact",
             "upstream.wire.bytes_out": served[n].bytes_in,
             "http.response.body.size": responses[n].body.bytes.len(),
+        }));
+    }
+}
+
+#[test]
+fn a_chunked_upload_that_came_with_another_is_not_taken_for_both() {
+    let Some(Setting { backend, calltap }) = tapped() else {
+        return;
+    };
+    let mut client = Client::connect(calltap.address());
+    let upload = "POST /echo HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+                  4\r\nfour\r\n0\r\nX-Sum: 4\r\n\r\n";
+    client.send(format!("{upload}{upload}"));
+    for _ in 0..2 {
+        assert_eq!(client.response("POST").text(), "four");
+    }
+    drop(client);
+    backend.shared().served(2);
+    for record in calltap.finish(2) {
+        record.expect(json!({
+            "http.request.body.size": 4,
+            "client.attribution": "partial",
+            "client.attribution_reason": "pipelined",
+            "upstream.attribution": "exact",
         }));
     }
 }
