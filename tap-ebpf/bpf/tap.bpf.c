@@ -397,6 +397,37 @@ static __always_inline void note_arrival(struct arrival *arrival, const struct p
 	arrival->ns = p->now_ns;
 }
 
+/*
+ * Notes an arrival among the last ones, and among those of the newest turn that are closest to its
+ * begin: a body may fill the ring before anybody asks when its head had come.
+ */
+static __always_inline void note_arrivals(struct ledger *l, const struct packet *p, __u64 first,
+					  __u64 end, bool is_late)
+{
+	__u32 n = l->received.arrivals, nth = l->received.turn_arrivals;
+	struct arrival *place = NULL;
+
+	note_arrival(&l->arrivals[n & (ARRIVALS_RECENT - 1)], p, first, end);
+	l->received.arrivals = n + 1;
+	if (nth < ARRIVALS_FIRST) {
+		place = &l->arrivals[ARRIVALS_RECENT + nth];
+		l->received.turn_arrivals = nth + 1;
+	} else if (is_late) {
+		__u64 farthest = first;
+
+		for (__u32 i = 0; i < ARRIVALS_FIRST; i++) {
+			struct arrival *other = &l->arrivals[ARRIVALS_RECENT + i];
+
+			if (other->first_offset > farthest) {
+				farthest = other->first_offset;
+				place = other;
+			}
+		}
+	}
+	if (place)
+		note_arrival(place, p, first, end);
+}
+
 /* Books payload. Returns why not, or COUNTS. */
 static __always_inline enum count receive(struct ledger *l, const struct packet *p, __u32 rcv_nxt)
 {
@@ -405,6 +436,7 @@ static __always_inline enum count receive(struct ledger *l, const struct packet 
 	__s64 end = first + p->payload;
 	/* Behind what arrived while packets wait for the socket's owner, never ahead of it. */
 	__s64 in_order = offset_near(high, l->receive_base, rcv_nxt);
+	bool is_new = end > in_order;
 
 	if (first < 0 || end > in_order + receive_window_max ||
 	    end < in_order - (__s64)receive_window_max)
@@ -441,20 +473,11 @@ static __always_inline enum count receive(struct ledger *l, const struct packet 
 		l->received.cut_seen = cut;
 		WRITE(l->received.offset, end);
 	} else {
-		received_late(l, p, first, end > in_order);
+		received_late(l, p, first, is_new);
 		l->received.late_segments += p->segments;
 	}
-	if (end > in_order) {
-		__u32 n = l->received.arrivals, nth = l->received.turn_arrivals;
-
-		note_arrival(&l->arrivals[n & (ARRIVALS_RECENT - 1)], p, first, end);
-		l->received.arrivals = n + 1;
-		/* A body may fill the ring before anybody asks when its head had come. */
-		if (nth < ARRIVALS_FIRST) {
-			note_arrival(&l->arrivals[ARRIVALS_RECENT + nth], p, first, end);
-			l->received.turn_arrivals = nth + 1;
-		}
-	}
+	if (is_new)
+		note_arrivals(l, p, first, end, first < (__s64)high);
 	end_write(&l->received.version);
 	return COUNTS;
 }

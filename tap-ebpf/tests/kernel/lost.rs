@@ -123,7 +123,7 @@ fn what_comes_late_belongs_to_the_turn_with_the_hole() {
         assert_eq!(turns[0].end_offset, BYTES as u64);
         let of_the_client = tcp_info::counters(&client, 0).unwrap();
         let said = ledger.counters(0);
-        let late = said.peer_retransmits.unwrap();
+        let late = said.received.unwrap().late_segments.unwrap();
         assert_eq!(late, turns[0].retransmitted_segments);
         assert!(dropped > 0 && late > 0);
         // The client sent nothing but payload, so each packet either came or was dropped.
@@ -132,6 +132,29 @@ fn what_comes_late_belongs_to_the_turn_with_the_hole() {
         assert_eq!(said.received.unwrap().offset, BYTES as u64);
         // The last byte was read when the last hole was filled.
         assert!(turns[0].last_ns < ledger.sent(&EVERYTHING).turns[0].first_ns);
+    });
+}
+
+#[test]
+fn a_head_that_comes_after_much_of_its_body_is_remembered() {
+    let Some(tapped) = tapped(16) else { return };
+    in_own_network(|| {
+        one_packet_a_segment();
+        let listener = tapped.listen(LOOPBACK);
+        let (mut client, ours, ledger) = tapped.pair_with(&listener, |client| {
+            set_option(client, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1400);
+        });
+        let port = listener.local_addr().unwrap().port();
+        filter(&format!(
+            "tcp dport {port} numgen inc mod 1000000 == 0 counter drop"
+        ));
+        client.write_all(&vec![b'x'; 200_000]).unwrap();
+        read_exactly(ours, 200_000);
+        assert_eq!(filtered(), 1);
+        filter_nothing();
+        let turn = &ledger.received(&EVERYTHING).turns[0];
+        let head = ledger.arrival_completing(&(0..100)).unwrap();
+        assert!(head.ns > turn.first_ns && head.ns <= turn.last_ns);
     });
 }
 
