@@ -100,6 +100,18 @@ impl Namespace {
         run("nsenter", &words)
     }
 
+    /// Has all packets of a connection that come in on `device` handled by the same processor, one
+    /// after the other, as a network card with several queues does. Otherwise two that come from two
+    /// processors of the sender are handled at once, and in no order.
+    pub fn steer(&self, device: &str) -> anyhow::Result<()> {
+        let processors = thread::available_parallelism()?.get().min(32);
+        let all = (1_u64 << processors) - 1;
+        // The namespace's own /sys shows its devices; `ip netns exec` mounts it.
+        let file = format!("/sys/class/net/{device}/queues/rx-0/rps_cpus");
+        let write = format!("echo {all:x} > {file}");
+        run("ip", &["netns", "exec", &self.name, "sh", "-c", &write])
+    }
+
     /// Writes a file below `/proc/sys/net` of the namespace; the machine's own is another.
     pub fn sysctl(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = format!("/proc/sys/net/{}", name.replace('.', "/"));

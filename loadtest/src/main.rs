@@ -21,7 +21,7 @@ use calltap_loadtest::truth;
 use calltap_loadtest::truth::evidence::{Evidence, Family};
 use calltap_loadtest::truth::run::{self, Wanted};
 use calltap_loadtest::truth::scenes::SCENARIOS;
-use calltap_loadtest::truth::verdict::{Times, Verdict};
+use calltap_loadtest::truth::verdict::{self, Times, Verdict};
 use calltap_loadtest::verify::{self, Load, Running};
 use clap::{Args, Parser, Subcommand};
 
@@ -369,6 +369,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
+    failed.extend(verdict::too_few_losses(&verdicts));
     let held = failed.is_empty() && !verdicts.is_empty() && verdicts.iter().all(Verdict::held);
     if let Some(path) = &arguments.write {
         truth::page::write(path, &verdicts, &failed)?;

@@ -65,7 +65,7 @@ struct Judge<'a> {
     cookies: HashMap<(&'static str, usize), Vec<String>>,
     /// By leg: what each record said.
     attributions: HashMap<&'static str, Vec<Attributed>>,
-    /// By record: when the call before it on its client's connection had ended, ns.
+    /// By record: before this nothing of its call can have come to its client's connection, ns.
     floors: HashMap<String, u64>,
 }
 
@@ -480,25 +480,28 @@ impl<'a> Judge<'a> {
         Some(Place::of(side, connection, None))
     }
 
-    /// For each record the end of the call before it on the same connection, as the gateway saw it.
+    /// For each record the begin of the last call before it on the same connection that was over when
+    /// it began. Nothing that is counted for it came earlier.
     fn floors(&mut self, records: &[Record]) {
-        let mut ends: HashMap<&str, Vec<u64>> = HashMap::new();
-        let mut spans = Vec::new();
+        let mut calls: HashMap<&str, Vec<(u64, u64, &str)>> = HashMap::new();
         for record in records.iter().filter(|record| record.kind() == "call") {
             let base = record.text("timestamp").and_then(wall_ns);
             let moments = Moments::of(record, base);
             let cookie = record.text("client.socket.cookie").unwrap_or("");
-            ends.entry(cookie).or_default().push(moments.written);
-            spans.push((record_uid(record), cookie, moments.head_read));
+            let span = (moments.head_read, moments.written, record_uid(record));
+            calls.entry(cookie).or_default().push(span);
         }
-        for ends in ends.values_mut() {
-            ends.sort_unstable();
-        }
-        for (uid, cookie, head_read) in spans {
-            let ends = &ends[cookie];
-            let before = ends.partition_point(|end| *end < head_read);
-            let floor = before.checked_sub(1).map_or(0, |at| ends[at]);
-            self.floors.insert(uid.to_owned(), floor);
+        for mut calls in calls.into_values() {
+            calls.sort_unstable();
+            let (mut over_at, mut last_begin, mut floor) = (0, 0, 0);
+            for (begin, end, uid) in calls {
+                if begin >= over_at {
+                    floor = last_begin;
+                }
+                over_at = over_at.max(end);
+                last_begin = begin;
+                self.floors.insert(uid.to_owned(), floor);
+            }
         }
     }
 
@@ -1078,16 +1081,15 @@ const MARKS_OF_UPSTREAMS: [&str; 6] = [
 ];
 
 /// Where streams share a connection, its counters over the call's time are all there is, and nothing
-/// else may pretend to be the call's. `floor_ns` is when the call before it on the connection ended:
-/// what came since may be counted.
+/// else may pretend to be the call's. They must be equal to what passed between some two moments that
+/// the gateway may have taken for its begin and end, all counters of a direction between the same two.
+/// What came since `floor_ns` may be counted.
 fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, floor_ns: u64) {
     /// What was written has left by then.
     const LEAVING_NS: u64 = 1_000_000_000;
     /// Of a request with a body, some may have come before its head was read, and with it, unread,
     /// what other streams sent: no more than the gateway reads at a time.
     const UNREAD_BYTES: u64 = 64 * 1024;
-    const UNREAD_SEGMENTS: u64 = 64;
-    const HEADERS_BYTES: u64 = 72;
     let s = leg.name();
     let connection = &talk.connection;
     let look = format!("{} - {}", connection.peer, connection.local);
@@ -1108,73 +1110,70 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
         let field = format!("timing.{mark}_us");
         sheet.field(Group::Attribution, &field, Want::Nothing, false, &look);
     }
-    // The most is what passed while the gateway may have counted for the call: it reads the counters
-    // when the last of the response has left, which no mark tells. The least is the call's own body.
-    let (most_from, floor_ns) = match leg {
-        Leg::Client => (moments.head_read, floor_ns.min(moments.head_read)),
-        Leg::Upstream => (moments.begun, moments.begun),
+    // The gateway reads the connection's counters twice: between two packets at the call's begin, and
+    // between two at its end. What it counted is then what passed between the one and the other.
+    let begin = match leg {
+        Leg::Client => (floor_ns.min(moments.head_read), moments.head_read),
+        Leg::Upstream => (moments.begun, moments.written),
     };
-    let until = moments.written + LEAVING_NS;
-    let most_out = (most_from.saturating_sub(AROUND_NS), until);
-    let most_in = (floor_ns.saturating_sub(AROUND_NS), until);
-    let body = |field: &str| sheet.record.number(field).unwrap_or(0);
-    let (asked, answered) = (
-        body("http.request.body.size"),
-        body("http.response.body.size"),
+    let begin = (begin.0.saturating_sub(AROUND_NS), begin.1 + AROUND_NS);
+    let end_ns = (
+        moments.written.saturating_sub(AROUND_NS),
+        moments.written + LEAVING_NS,
     );
-    let (least_in, least_out) = match leg {
-        Leg::Client => (asked, answered),
+    let body = |field: &str| sheet.record.number(field).unwrap_or(0);
+    let (asked, answered) = match leg {
+        Leg::Client => (
+            body("http.request.body.size"),
+            body("http.response.body.size"),
+        ),
         // What the upstream was to have, or had, of a call that broke off is another question.
         Leg::Upstream => (0, 0),
     };
-    type Count = fn(&derive::Passed) -> u64;
-    let counts: [(Group, &str, bool, Count); 8] = [
-        (Group::Payload, "wire.bytes_in", true, |passed| passed.bytes),
-        (Group::Payload, "wire.bytes_out", false, |passed| {
-            passed.bytes
-        }),
-        (Group::Packets, "wire.segments_in", true, |passed| {
-            passed.segments
-        }),
-        (Group::Packets, "wire.segments_out", false, |passed| {
-            passed.segments
-        }),
-        (Group::Packets, "wire.ip_bytes_in", true, |passed| {
-            passed.ip_bytes
-        }),
-        (Group::Packets, "wire.ip_bytes_out", false, |passed| {
-            passed.ip_bytes
-        }),
-        (Group::Retransmits, "tcp.retransmits", false, |passed| {
-            passed.again
-        }),
-        (Group::Retransmits, "tcp.peer_retransmits", true, |passed| {
-            passed.late
-        }),
-    ];
-    for (group, field, is_inbound, count) in counts {
-        let (flow, most, least) = match is_inbound {
-            true => (&connection.inbound, most_in, least_in),
-            false => (&connection.outbound, most_out, least_out),
+    for (is_inbound, names, least, ahead) in [
+        (true, INBOUND, asked, UNREAD_BYTES),
+        (false, OUTBOUND, answered, 0),
+    ] {
+        let told = names.map(|name| sheet.record.number(&format!("{s}.{name}")));
+        let ahead = if least > 0 { ahead } else { 0 };
+        let agrees = match told {
+            [Some(bytes), Some(segments), Some(ip_bytes), Some(again)] => {
+                let told = derive::Passed {
+                    bytes,
+                    segments,
+                    ip_bytes,
+                    again,
+                };
+                bytes >= least && derive::passed(connection, is_inbound, begin, end_ns, ahead, told)
+            }
+            _ => false,
         };
-        let least = match group {
-            Group::Payload => least,
-            Group::Packets => u64::from(least > 0),
-            _ => 0,
-        };
-        let mut most = count(&derive::passed(connection, flow, most));
-        if is_inbound && least_in > 0 {
-            most += match field {
-                "wire.bytes_in" => UNREAD_BYTES,
-                "wire.segments_in" => UNREAD_SEGMENTS,
-                "wire.ip_bytes_in" => UNREAD_BYTES + UNREAD_SEGMENTS * HEADERS_BYTES,
-                _ => 0,
-            };
+        for (name, group) in names.into_iter().zip(SHARED_GROUPS) {
+            let capture = || "no two moments between which so much passed".to_owned();
+            sheet.judged(group, &format!("{s}.{name}"), agrees, capture, &look);
         }
-        let want = Want::Within(least, most);
-        sheet.field(group, &format!("{s}.{field}"), want, false, &look);
     }
 }
+
+/// Counters of a direction: payload, segments, IP bytes and repeats.
+const INBOUND: [&str; 4] = [
+    "wire.bytes_in",
+    "wire.segments_in",
+    "wire.ip_bytes_in",
+    "tcp.peer_retransmits",
+];
+const OUTBOUND: [&str; 4] = [
+    "wire.bytes_out",
+    "wire.segments_out",
+    "wire.ip_bytes_out",
+    "tcp.retransmits",
+];
+const SHARED_GROUPS: [Group; 4] = [
+    Group::Payload,
+    Group::Packets,
+    Group::Packets,
+    Group::Retransmits,
+];
 
 /// What the kernel cuts its segments to: what both ends offered, less the timestamps.
 fn mss(connection: &Connection, leg: Leg) -> Want {

@@ -44,6 +44,10 @@ pub(crate) struct Connection {
     pub(crate) third: Option<usize>,
     /// What ended it, in order; only what TCP believes.
     pub(crate) endings: Vec<(Ending, Moment)>,
+    /// The peer's clock, as TCP remembers it: packets whose stamp is older are refused.
+    stamp: Option<u32>,
+    /// How far the gateway had acknowledged what came.
+    acknowledged_to: i64,
     /// What the RST that ended it acknowledged. Its window says nothing.
     reset: Option<Heard>,
     /// Arrived and to be ignored: out of every window.
@@ -185,6 +189,8 @@ impl Connection {
             syn_ack: None,
             third: None,
             endings: Vec::new(),
+            stamp: None,
+            acknowledged_to: 0,
             reset: None,
             ignored: 0,
         }
@@ -244,6 +250,9 @@ impl Connection {
             &mut self.outbound
         };
         flow.base.get_or_insert(packet.seq.wrapping_add(1));
+        if is_inbound {
+            self.stamp = stamp(packet);
+        }
         flow.shift_offered = option(&packet.options, 3).and_then(|value| value.first().copied());
     }
 
@@ -263,8 +272,12 @@ impl Connection {
             return;
         }
         let end = first + i64::from(packet.payload);
+        if let Some(acked) = self.inbound.offset_of(packet.ack) {
+            self.acknowledged_to = self.acknowledged_to.max(acked);
+        }
         if packet.payload > 0 && first >= 0 {
-            self.outbound.add(at, moment, first as u64, end as u64);
+            self.outbound
+                .add(at, moment, first as u64, end as u64, true);
         }
         if packet.is(FIN) && self.outbound.fin.is_none() && end >= 0 {
             self.outbound.fin = Some((end as u64, moment));
@@ -323,10 +336,12 @@ impl Connection {
             self.third = Some(at);
         }
         self.hear(packet, moment);
+        let is_taken = self.takes(packet, first);
         if packet.payload > 0 && first >= 0 {
-            self.inbound.add(at, moment, first as u64, end as u64);
+            self.inbound
+                .add(at, moment, first as u64, end as u64, is_taken);
         }
-        if packet.is(FIN) && self.inbound.fin.is_none() {
+        if packet.is(FIN) && self.inbound.fin.is_none() && is_taken {
             self.inbound.fin = Some((end as u64, moment));
         }
         // TCP takes note of a FIN when nothing before it is missing.
@@ -334,6 +349,20 @@ impl Connection {
         if self.inbound.fin_taken() && !fin_read {
             self.endings.push((Ending::FinPeer, moment));
         }
+    }
+
+    /// Whether its stamp is new enough for TCP to take it (PAWS, RFC 7323, section 5), if both sides
+    /// stamp. Linux lets one tick pass.
+    fn takes(&mut self, packet: &Packet, first: i64) -> bool {
+        let (Some(recent), Some(stamp)) = (self.stamp, stamp(packet)) else {
+            return true;
+        };
+        let older_by = recent.wrapping_sub(stamp) as i32;
+        let end = first + i64::from(packet.payload);
+        if older_by <= 0 && (first..=end).contains(&self.acknowledged_to) {
+            self.stamp = Some(stamp);
+        }
+        older_by <= 1
     }
 
     fn hear(&mut self, packet: &Packet, moment: Moment) {
@@ -405,7 +434,8 @@ impl Flow {
         self.fin.is_some_and(|(end, _)| self.in_order >= end)
     }
 
-    fn add(&mut self, at: usize, moment: Moment, first: u64, end: u64) {
+    /// A packet with payload; what is not taken will have to come again.
+    fn add(&mut self, at: usize, moment: Moment, first: u64, end: u64, is_taken: bool) {
         self.segments.push(Segment {
             at,
             moment,
@@ -414,6 +444,9 @@ impl Flow {
             high_before: self.high,
         });
         self.high = self.high.max(end);
+        if !is_taken {
+            return;
+        }
         let mut from = first;
         if let Some((_, piece)) = self.pieces.range(..=from).next_back() {
             from = from.max(piece.end);
@@ -500,6 +533,12 @@ pub(crate) fn option(options: &[u8], kind: u8) -> Option<&[u8]> {
             [_] => return None,
         }
     }
+}
+
+/// When the sender says that it sent this, in ticks of its own.
+fn stamp(packet: &Packet) -> Option<u32> {
+    let value = option(&packet.options, 8)?.first_chunk()?;
+    Some(u32::from_be_bytes(*value))
 }
 
 fn has_sack(packet: &Packet) -> bool {
@@ -657,6 +696,30 @@ mod tests {
         assert_eq!(
             script.connection().ending().map(|end| end.0),
             Some(Ending::RstIn)
+        );
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_taken_comes_in_vain() {
+        fn stamped(packet: &mut Packet, ticks: u32) {
+            let stamp = [&[8, 10][..], &ticks.to_be_bytes(), &[0; 4]].concat();
+            packet.options = stamp.into();
+        }
+        let mut script = Script::new(0, 0);
+        stamped(&mut script.packets[0], 100);
+        stamped(script.peer(0, 0, b"ab"), 105);
+        script.own(0, 2, b"");
+        for (ticks, at) in [(106, 2), (103, 4), (200, 4)] {
+            stamped(script.peer(at, 0, b"cd"), ticks);
+        }
+        let inbound = script.connection().inbound;
+        assert_eq!(inbound.in_order, 6);
+        let packets = inbound.seen(&(4..6)).map(|seen| seen.0.packet);
+        assert_eq!(packets, Some(8));
+        // It was there all the same.
+        assert_eq!(
+            (inbound.segments.len(), inbound.segments[3].is_again()),
+            (4, true)
         );
     }
 

@@ -4,9 +4,10 @@
 //! packet that brings nothing above the highest byte seen before is a repeat. Nothing here has heard
 //! of how calltap does it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use super::connection::{Connection, Flow, Heard, Moment, Segment, Side};
+use super::connection::{Connection, Heard, Moment, Segment, Side};
 
 /// The byte ranges of one call on one connection, and where its parts begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,34 +261,84 @@ fn windows(
     }
 }
 
-/// What passed on a connection in one direction, in a span of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What passed on a connection in one direction, between two moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Passed {
-    /// Repeats not counted.
+    /// Of payload, repeats not counted.
     pub(crate) bytes: u64,
     pub(crate) segments: u64,
     pub(crate) ip_bytes: u64,
+    /// Repeats; of what arrived, also what began with bytes seen before.
     pub(crate) again: u64,
-    pub(crate) late: u64,
 }
 
-/// Counts it; `span` is from and to, ns.
-pub(crate) fn passed(connection: &Connection, flow: &Flow, (from, to): (u64, u64)) -> Passed {
-    let mut passed = Passed::default();
-    let begin = flow
+/// Whether exactly this passed between a moment of the span `begin` and one of the span `end`, ns;
+/// the first may also lie `ahead` bytes before the begin of its span.
+pub(crate) fn passed(
+    connection: &Connection,
+    is_inbound: bool,
+    begin: (u64, u64),
+    end: (u64, u64),
+    ahead: u64,
+    told: Passed,
+) -> bool {
+    let flow = match is_inbound {
+        true => &connection.inbound,
+        false => &connection.outbound,
+    };
+    // Before each packet, and after the last one.
+    let mut so_far = Passed::default();
+    let mut before: Option<u64> = None;
+    let mut begins: HashSet<Passed> = HashSet::new();
+    let first = flow
         .segments
-        .partition_point(|segment| segment.moment.ns < from);
-    for segment in &flow.segments[begin..] {
-        if segment.moment.ns > to {
-            break;
+        .partition_point(|segment| segment.moment.ns < begin.0);
+    let first = flow
+        .segments
+        .get(first)
+        .map_or(flow.high, |segment| segment.high_before);
+    let reach = first.saturating_sub(ahead);
+    for at in 0..=flow.segments.len() {
+        let next = flow.segments.get(at);
+        let (from, to) = (
+            before.unwrap_or(0),
+            next.map_or(u64::MAX, |next| next.moment.ns),
+        );
+        let high = next.map_or(flow.high, |next| next.high_before);
+        if from <= begin.1 && (to >= begin.0 || high >= reach) {
+            begins.insert(so_far);
         }
-        passed.bytes += segment.end.saturating_sub(segment.high_before);
-        passed.segments += 1;
-        passed.ip_bytes += u64::from(connection.packet(segment.at).ip_bytes);
-        passed.again += u64::from(segment.is_again());
-        passed.late += u64::from(segment.first < segment.high_before);
+        if from <= end.1 && to >= end.0 {
+            let begin = so_far.less(&told);
+            if begin.is_some_and(|begin| begins.contains(&begin)) {
+                return true;
+            }
+        }
+        let Some(segment) = next else {
+            break;
+        };
+        let is_late = match is_inbound {
+            true => segment.first < segment.high_before,
+            false => segment.is_again(),
+        };
+        so_far.bytes += segment.end.saturating_sub(segment.high_before);
+        so_far.segments += 1;
+        so_far.ip_bytes += u64::from(connection.packet(segment.at).ip_bytes);
+        so_far.again += u64::from(is_late);
+        before = Some(segment.moment.ns);
     }
-    passed
+    false
+}
+
+impl Passed {
+    fn less(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            bytes: self.bytes.checked_sub(other.bytes)?,
+            segments: self.segments.checked_sub(other.segments)?,
+            ip_bytes: self.ip_bytes.checked_sub(other.ip_bytes)?,
+            again: self.again.checked_sub(other.again)?,
+        })
+    }
 }
 
 /// Sorts the repeats of what was sent by what made TCP repeat it.
@@ -413,6 +464,37 @@ mod tests {
         let facts = facts(&script.connection(), Side::Front, &two_calls()[..1]);
         assert_eq!(facts[0].window_min, [0]);
         assert_eq!((facts[0].zero_window_ns, facts[0].zero_windows), (10, 1));
+    }
+
+    #[test]
+    fn what_passed_is_counted_between_two_moments_that_are_the_same_for_all() {
+        let mut script = Script::new(0, 0);
+        script.peer(0, 0, b"abc");
+        script.peer(3, 0, b"de");
+        script.peer(3, 0, b"de");
+        script.peer(5, 0, b"f");
+        let connection = script.connection();
+        let at = |nth: usize| connection.packets[nth].ns;
+        let told = |bytes, segments, again| Passed {
+            bytes,
+            segments,
+            ip_bytes: bytes + again * 2 + segments * 40,
+            again,
+        };
+        // From before the second to after the third.
+        let (begin, end) = ((at(3) + 1, at(4) - 1), (at(5) + 1, at(6) - 1));
+        let is = |ahead, told| passed(&connection, true, begin, end, ahead, told);
+        assert!(is(0, told(2, 2, 1)));
+        for wrong in [told(3, 2, 1), told(2, 1, 0), told(3, 3, 1), told(5, 3, 1)] {
+            assert!(!is(0, wrong), "{wrong:?}");
+        }
+        let less = Passed {
+            ip_bytes: 83,
+            ..told(2, 2, 1)
+        };
+        assert!(!is(0, less));
+        // Three bytes earlier is the begin of everything.
+        assert!(is(3, told(5, 3, 1)));
     }
 
     #[test]

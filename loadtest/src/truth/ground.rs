@@ -72,6 +72,10 @@ impl Ground {
         }
         ground.route(&ground.client, FRONT_NET, OWN, CLIENT_NET, &[])?;
         ground.route(&ground.gateway, CLIENT_NET, FRONT, FRONT_NET, &[])?;
+        // From here on to the gateway they stay in order.
+        for device in [CLIENT, UPSTREAMS[0], UPSTREAMS[1]] {
+            ground.middle.steer(device)?;
+        }
         ground.middle.sysctl("ipv4.ip_forward", "1")?;
         ground.middle.sysctl("ipv6.conf.all.forwarding", "1")?;
         Ok(ground)

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::lab::Namespace;
 use crate::plan::Random;
@@ -84,6 +85,10 @@ impl Relay {
             under_way: BinaryHeap::new(),
         };
         let thread = thread::spawn(move || {
+            // What one processor sends is handled in order.
+            let mut first = CpuSet::new();
+            first.set(0);
+            let _ = sched_setaffinity(None, &first);
             while !ended.load(Ordering::Relaxed) {
                 // A device that is gone: the ground is being torn down.
                 if carrier.turn().is_err() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::run::family_name;
-use super::verdict::{Group, Miss, Verdict};
+use super::verdict::{Group, MarkTimes, Miss, Verdict};
 use crate::table;
 
 /// So many disagreements of one kind are told in full.
@@ -19,8 +19,9 @@ pub fn render(verdicts: &[Verdict]) -> String {
     out +=
         "(by a timeout, on duplicate acknowledgements, as a probe of the tail, in their wake):\n\n";
     out += &attribution(verdicts);
-    out += "\nHow far marks are from the packets they are about, µs (half of the calls / 99 of 100 /\n";
-    out += "the furthest), and what two captures of the same packets differ by (half / 99 of 100):\n\n";
+    out +=
+        "\nHow far marks are from the packets they are about, and what two captures of the same\n";
+    out += "packets differ by, µs: in the middle one of the runs / in the worst:\n\n";
     out += &marks(verdicts);
     let misses = misses(verdicts);
     if !misses.is_empty() {
@@ -92,26 +93,43 @@ fn attribution(verdicts: &[Verdict]) -> String {
     )
 }
 
+/// One row a mark, over all runs: no run is further off than that.
 fn marks(verdicts: &[Verdict]) -> String {
-    let mut rows = Vec::new();
+    let mut by_mark: BTreeMap<&str, Vec<&MarkTimes>> = BTreeMap::new();
     for verdict in verdicts {
         for (mark, times) in &verdict.marks {
-            rows.push(vec![
-                name(verdict),
-                mark.clone(),
-                times.calls.to_string(),
-                format!(
-                    "{:.1} / {:.1} / {:.1}",
-                    times.p50_us, times.p99_us, times.max_us
-                ),
-                format!(
-                    "{:.1} / {:.1}",
-                    times.captures_p50_us, times.captures_p99_us
-                ),
-            ]);
+            by_mark.entry(mark).or_default().push(times);
         }
     }
-    table::markdown(&["scenario", "mark", "calls", "mark", "captures"], &rows)
+    let mut rows = Vec::new();
+    for (mark, runs) in by_mark {
+        let calls: u64 = runs.iter().map(|times| times.calls).sum();
+        let middle_and_most = |of: &dyn Fn(&MarkTimes) -> f64| {
+            let mut all: Vec<f64> = runs.iter().map(|times| of(times)).collect();
+            all.sort_by(f64::total_cmp);
+            let most = all.last().copied().unwrap_or_default();
+            format!("{:.1} / {most:.1}", all[all.len() / 2])
+        };
+        rows.push(vec![
+            mark.to_owned(),
+            runs.len().to_string(),
+            calls.to_string(),
+            middle_and_most(&|times| times.p50_us),
+            middle_and_most(&|times| times.p99_us),
+            middle_and_most(&|times| times.captures_p50_us),
+            middle_and_most(&|times| times.captures_p99_us),
+        ]);
+    }
+    let head = [
+        "mark",
+        "runs",
+        "calls",
+        "p50",
+        "p99",
+        "captures' p50",
+        "captures' p99",
+    ];
+    table::markdown(&head, &rows)
 }
 
 fn misses(verdicts: &[Verdict]) -> String {

@@ -208,3 +208,69 @@ impl Verdict {
         total
     }
 }
+
+/// The scenarios that lose packets.
+const LOSSY: [&str; 4] = ["loss-0.5", "loss-2", "loss-10", "lost-tails"];
+/// So many repeats of each kind there must have been on each leg.
+const LOSSES_MIN: u64 = 10;
+
+/// The kinds of repeats of which a round that lost packets saw too few to say that they are counted.
+pub fn too_few_losses(verdicts: &[Verdict]) -> Vec<String> {
+    let played = |name: &&str| verdicts.iter().any(|verdict| verdict.scenario == **name);
+    if !LOSSY.iter().all(played) {
+        return Vec::new();
+    }
+    let mut legs = [Losses::default(); 2];
+    for verdict in verdicts {
+        legs[0].add(&verdict.losses_front);
+        legs[1].add(&verdict.losses_back);
+    }
+    let mut missing = Vec::new();
+    for (leg, losses) in ["clients", "upstreams"].into_iter().zip(legs) {
+        for (kind, count) in [
+            ("by a timeout", losses.rto),
+            ("on duplicate acknowledgements", losses.fast),
+            ("as a probe of the tail", losses.tail),
+        ] {
+            if count < LOSSES_MIN {
+                missing.push(format!(
+                    "too few segments were sent again to {leg} {kind}: {count}, not {LOSSES_MIN}"
+                ));
+            }
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_lost_too_little_says_what_was_missing() {
+        let of = |scenario: &str, losses: Losses| Verdict {
+            losses_front: losses,
+            losses_back: losses,
+            ..Verdict::new(scenario, Family::V4, 200, Times::Judged)
+        };
+        let many = Losses {
+            rto: 5,
+            fast: 3,
+            tail: 9,
+            following: 0,
+        };
+        let mut verdicts: Vec<Verdict> = LOSSY.map(|name| of(name, many)).into();
+        assert!(too_few_losses(&verdicts).is_empty());
+        verdicts[0].losses_back.fast = 0;
+        let missing = too_few_losses(&verdicts);
+        assert_eq!(
+            missing,
+            [
+                "too few segments were sent again to upstreams on duplicate acknowledgements: 9, not 10"
+            ]
+        );
+        // A selection is not asked for it.
+        verdicts.pop();
+        assert!(too_few_losses(&verdicts).is_empty());
+    }
+}
