@@ -69,7 +69,8 @@ struct packet {
 
 /*
  * Marks a socket as ours; children of a listener inherit it when they are cloned, before they can
- * be found by a packet. Payload that comes before the slot waits in `early`.
+ * be found by a packet. Payload that comes before the slot waits in `early`; where we connect, the
+ * time of the SYN-ACK does until the socket has it.
  */
 struct socket {
 	struct bpf_spin_lock lock;
@@ -649,6 +650,10 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 	if (!READ(l->established_ns)) {
 		if (p.tcp_flags & FLAG_RST)
 			l->received.rst = 1; /* refused; the state change confirms it */
+		else if (p.tcp_flags & FLAG_SYN && p.tcp_flags & FLAG_ACK &&
+			 p.ack == tcp->snd_nxt && !s->early.now_ns)
+			/* connect(2) may still hold the socket, and the state changes later. */
+			s->early.now_ns = p.now_ns;
 		return;
 	}
 	if (p.tcp_flags & FLAG_SYN)
@@ -886,8 +891,10 @@ static __always_inline void connecting(struct bpf_sock_ops *ctx)
 	ask_for_callbacks(ctx);
 }
 
-static __always_inline void connected(struct bpf_sock_ops *ctx, struct ledger *l)
+static __always_inline void connected(struct bpf_sock_ops *ctx, struct socket *s, struct ledger *l)
 {
+	__u64 arrived_ns = s->early.now_ns;
+
 	l->receive_base = ctx->rcv_nxt;
 	l->send_base = ctx->snd_nxt;
 	l->handshake_rtt_us = ctx->srtt_us >> 3;
@@ -895,7 +902,7 @@ static __always_inline void connected(struct bpf_sock_ops *ctx, struct ledger *l
 	copy_addresses(l, ctx);
 	l->peer_window_shift = window_shift(ctx, 0);
 	fence();
-	WRITE(l->established_ns, bpf_ktime_get_ns());
+	WRITE(l->established_ns, arrived_ns ? arrived_ns : bpf_ktime_get_ns());
 }
 
 /* Payload on the packet that completes the handshake was booked to the listener. */
@@ -1057,7 +1064,7 @@ static __always_inline void progressed(struct bpf_sock_ops *ctx)
 		return;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		connected(ctx, l);
+		connected(ctx, s, l);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
 		/* From 6.10 the second argument is the new estimate; the socket's is the old one. */

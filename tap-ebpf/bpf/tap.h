@@ -116,7 +116,8 @@ enum close {
 struct ledger {
 	__u64 cookie;             /* written last when a slot is taken; 0: free */
 	__u64 syn_ns;             /* the SYN arrived or left, or 0 */
-	__u64 established_ns;     /* written after the fields that it vouches for, or 0 */
+	__u64 established_ns;     /* the handshake's last packet came; written after the fields that
+				   * it vouches for, or 0 */
 	__u64 closed_ns;
 	__u8 local[16];           /* IPv4 as ::ffff:a.b.c.d */
 	__u8 remote[16];

@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) third: Option<usize>,
     /// What ended it, in order; only what TCP believes.
     pub(crate) endings: Vec<(Ending, Moment)>,
+    /// A RST was next in order: what comes now comes to nobody.
+    is_reset: bool,
     /// The peer's clock, as TCP remembers it: packets whose stamp is older are refused.
     stamp: Option<u32>,
     /// How far the gateway had acknowledged what came.
@@ -189,6 +191,7 @@ impl Connection {
             syn_ack: None,
             third: None,
             endings: Vec::new(),
+            is_reset: false,
             stamp: None,
             acknowledged_to: 0,
             reset: None,
@@ -293,10 +296,15 @@ impl Connection {
             }
             return;
         };
+        if self.is_reset {
+            self.ignored += 1;
+            return;
+        }
         let end = first + i64::from(packet.payload);
         let in_order = self.inbound.in_order as i64;
         let next = in_order + i64::from(self.inbound.fin_taken());
         if packet.is(RST) {
+            self.is_reset |= first == next;
             // Anything else in the window is answered with a challenge, and nothing happens.
             let after_hole = self.inbound.high as i64;
             if first == next || first == after_hole {
@@ -721,6 +729,20 @@ mod tests {
             (inbound.segments.len(), inbound.segments[3].is_again()),
             (4, true)
         );
+    }
+
+    #[test]
+    fn what_comes_after_a_reset_comes_to_nobody() {
+        let mut script = Script::new(0, 0);
+        script.peer(0, 0, b"ask1");
+        script.own(0, 4, b"abcdef");
+        script.peer(4, 3, b"");
+        script.raw(true, RST, 4, 0, b"");
+        script.peer(4, 6, b"");
+        script.raw(true, RST | ACK, 4, 6, b"");
+        let connection = script.connection();
+        assert_eq!(connection.acked(), 3);
+        assert_eq!((connection.endings.len(), connection.ignored), (1, 2));
     }
 
     #[test]

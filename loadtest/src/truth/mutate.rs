@@ -121,7 +121,8 @@ pub fn render(all: &[Caught]) -> String {
 
 /// What a judge found, so that it can be told from what it found before.
 fn findings(verdict: &Verdict) -> HashSet<(String, String, String, String)> {
-    let misses = verdict.misses.iter();
+    // Both are shown: that somebody looks is all that is asked here.
+    let misses = verdict.misses.iter().chain(&verdict.held_up);
     misses
         .map(|miss| {
             let (record, capture) = (miss.record.clone(), miss.capture.clone());

@@ -23,10 +23,21 @@ pub fn render(verdicts: &[Verdict]) -> String {
         "\nHow far marks are from the packets they are about, and what two captures of the same\n";
     out += "packets differ by, µs: in the middle one of the runs / in the worst:\n\n";
     out += &marks(verdicts);
-    let misses = misses(verdicts);
-    if !misses.is_empty() {
-        out += "\nDisagreements:\n\n";
-        out += &misses;
+    for (title, of) in [
+        (
+            "Disagreements",
+            (|verdict| &verdict.misses) as fn(&Verdict) -> &Vec<Miss>,
+        ),
+        (
+            "Marks that were far off in single calls, as they are when the host is held up between a \
+             capture and the tap",
+            |verdict| &verdict.held_up,
+        ),
+    ] {
+        let told = misses(verdicts, of);
+        if !told.is_empty() {
+            out += &format!("\n{title}:\n\n{told}");
+        }
     }
     out
 }
@@ -132,11 +143,11 @@ fn marks(verdicts: &[Verdict]) -> String {
     table::markdown(&head, &rows)
 }
 
-fn misses(verdicts: &[Verdict]) -> String {
+fn misses(verdicts: &[Verdict], of: fn(&Verdict) -> &Vec<Miss>) -> String {
     let mut out = String::new();
     for verdict in verdicts {
         let mut kinds: BTreeMap<&str, Vec<&Miss>> = BTreeMap::new();
-        for miss in &verdict.misses {
+        for miss in of(verdict) {
             kinds.entry(&miss.field).or_default().push(miss);
         }
         for (field, misses) in kinds {

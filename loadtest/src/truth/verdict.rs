@@ -171,6 +171,9 @@ pub struct Verdict {
     pub marks: BTreeMap<String, MarkTimes>,
     /// Every disagreement.
     pub misses: Vec<Miss>,
+    /// Marks far from their packet in single calls, no more of them than a host may be held up. Any
+    /// more are disagreements.
+    pub held_up: Vec<Miss>,
     /// Calls and fields of which the captures only tell the least and the most.
     #[serde(skip)]
     pub(crate) loose: HashSet<(String, String)>,
@@ -190,6 +193,7 @@ impl Verdict {
             losses_back: Losses::default(),
             marks: BTreeMap::new(),
             misses: Vec::new(),
+            held_up: Vec::new(),
             loose: HashSet::new(),
         }
     }
