@@ -24,10 +24,10 @@ truth: ## Hold every record against packet captures, in all scenarios; writes do
 	cargo build --profile quick -p calltap
 	cargo run --profile quick -p calltap-loadtest -- truth --write docs/truth.md
 
-bench: ## Measure what a record costs: CPU time per call, tap and records on and off
-	@scripts/bootstrap --test
+bench: ## Measure what a call costs in calltap, nginx, HAProxy and Envoy, logs off and on (about half an hour)
+	@scripts/bootstrap --bench
 	cargo build --release -p calltap
-	cargo run --release -p calltap-loadtest -- cost
+	cargo run --profile quick -p calltap-loadtest -- compare --calltap $${CARGO_TARGET_DIR:-target}/release/calltap --write docs/performance.md --summary README.md
 
 fingerprints: ## Compare the fingerprints in records with those that p0f and a capture give
 	@scripts/bootstrap --test --fingerprints

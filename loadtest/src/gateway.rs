@@ -56,6 +56,8 @@ pub struct Setup {
     pub keys: Vec<(&'static str, &'static str, String)>,
     /// One catch-all route only, where the mix of [`plan`](crate::plan) is not what is asked.
     pub plain_routes: bool,
+    /// So many further routes, `/r0/{*rest}` and so on, to the same backend.
+    pub numbered_routes: u32,
     /// A program and its arguments that run calltap: `nsenter --net=...`, `unshare ...`.
     pub wrapper: Vec<String>,
     /// Where the admin API listens from; a namespace's loopback is not ours.
@@ -80,6 +82,7 @@ impl Setup {
             listener_tls: None,
             keys: Vec::new(),
             plain_routes: false,
+            numbered_routes: 0,
             wrapper: Vec::new(),
             admin_namespace: None,
             pipe_stdout: false,
@@ -426,6 +429,11 @@ fn configuration(
                 text += "strip_prefix = \"/retried\"\n";
             }
         }
+    }
+    for number in 0..setup.numbered_routes {
+        text += &format!(
+            "[[routes]]\nname = \"r{number}\"\npath = \"/r{number}/{{*rest}}\"\nupstream = \"backend\"\n"
+        );
     }
     let backend = setup.backend;
     let endpoints: Vec<String> = [backend]

@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use calltap_loadtest::abort;
 use calltap_loadtest::backend::Backend;
 use calltap_loadtest::checks::Checks;
 use calltap_loadtest::cleanup;
-use calltap_loadtest::cost::{self, Effort};
+use calltap_loadtest::compare::peers::Programs;
+use calltap_loadtest::compare::rounds::Effort;
+use calltap_loadtest::compare::subject::Binaries;
+use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
 use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
@@ -41,8 +45,8 @@ enum Command {
     Delays(DelaysArgs),
     /// Plays calls that do not end well and shows record and capture of each side by side
     Abort(AbortArgs),
-    /// Measures CPU time per call with tap and records on and off, and the BPF programs' run time
-    Cost(CostArgs),
+    /// Measures what a call costs in calltap, nginx, HAProxy and Envoy, logs off and on
+    Compare(CompareArgs),
     /// Plays scenarios between hosts of its own and leaves captures and records of each
     Truth(TruthArgs),
     /// Compares the fingerprints in records with those that p0f and others take
@@ -116,25 +120,43 @@ struct AbortArgs {
 }
 
 #[derive(Args)]
-struct CostArgs {
+struct CompareArgs {
     /// The calltap binary to start, a release build; by default the one beside this program
     #[arg(long)]
     calltap: Option<PathBuf>,
-    /// Calls per round
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
-    calls: u32,
-    /// Rounds per variant
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Client connections
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
-    connections: u32,
-    /// Proxy threads of the gateway
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    workers: u32,
+    /// The Envoy binary; by default the one that `scripts/bootstrap --bench` fetched
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+    /// Rounds of the first row
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Rounds of each other row; by default three fifths of the first one's
+    #[arg(long)]
+    rounds_elsewhere: Option<u16>,
+    /// How long one measurement takes
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..))]
+    milliseconds: u64,
+    /// Rounds of the latency
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    latency_rounds: u16,
+    /// How long calltap is saturated, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..))]
+    soak: u64,
+    /// Only rows whose name contains this, or "latency", "soak", "idle"; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// About three minutes instead of forty, for a first look
+    #[arg(long, conflicts_with_all = ["rounds", "rounds_elsewhere", "milliseconds"])]
+    quick: bool,
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Write the tables into this file, too, between its marks, and a picture beside it
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// Write a short table into this file, too, between its marks
+    #[arg(long)]
+    summary: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -203,7 +225,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => verify(arguments),
         Command::Delays(arguments) => delays(&arguments),
         Command::Abort(arguments) => abort(&arguments),
-        Command::Cost(arguments) => cost(&arguments),
+        Command::Compare(arguments) => compare(arguments),
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
         Command::Backend { listen } => {
@@ -474,18 +496,62 @@ fn abort(arguments: &AbortArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn cost(arguments: &CostArgs) -> anyhow::Result<ExitCode> {
-    let effort = Effort {
-        calls: arguments.calls,
-        rounds: arguments.rounds,
-        connections: arguments.connections,
-        workers: arguments.workers,
-    };
-    let cost = cost::measure(&calltap(arguments.calltap.clone())?, effort)?;
-    if arguments.json {
-        println!("{}", serde_json::to_string(&cost)?);
+fn compare(arguments: CompareArgs) -> anyhow::Result<ExitCode> {
+    let rounds = usize::from(arguments.rounds);
+    let elsewhere = arguments.rounds_elsewhere.map(usize::from);
+    let effort = if arguments.quick {
+        Effort {
+            rounds: 6,
+            rounds_elsewhere: 1,
+            window: Duration::from_millis(400),
+        }
     } else {
-        print!("{}", cost::render(&cost));
+        Effort {
+            rounds,
+            rounds_elsewhere: elsewhere.unwrap_or((rounds * 3).div_ceil(5)),
+            window: Duration::from_millis(arguments.milliseconds),
+        }
+    };
+    let binaries = Binaries {
+        calltap: calltap(arguments.calltap)?,
+        programs: match arguments.envoy {
+            Some(envoy) => Programs { envoy: Some(envoy) },
+            None => Programs::found(),
+        },
+    };
+    let (latency_rounds, latency_each, soak_s, idle_s) = match arguments.quick {
+        true => (6, Duration::from_millis(400), 10, 4),
+        false => (
+            arguments.latency_rounds.into(),
+            Duration::from_secs(1),
+            arguments.soak,
+            10,
+        ),
+    };
+    let wanted = Compared {
+        only: arguments.only,
+        effort,
+        latency_rounds,
+        latency_each,
+        soak: Duration::from_secs(soak_s),
+        idle: Duration::from_secs(idle_s),
+    };
+    let comparison = compare::run(&binaries, &wanted)?;
+    if let Some(path) = &arguments.write {
+        let pictures = compare::chart::write(path, &comparison)?;
+        let name = pictures.first().and_then(|picture| picture.file_name());
+        let name = name.map(|name| compare::report::picture(&name.to_string_lossy()));
+        let tables = compare::report::render(&comparison);
+        let text = name.map_or(tables.clone(), |name| format!("{name}\n{tables}"));
+        compare::page::write(path, &text)?;
+    }
+    if let Some(path) = &arguments.summary {
+        compare::page::write(path, &compare::report::summary(&comparison))?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&comparison)?);
+    } else {
+        print!("{}", compare::report::render(&comparison));
     }
     Ok(ExitCode::SUCCESS)
 }
