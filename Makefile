@@ -19,7 +19,7 @@ lint: ## Check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-truth: ## Hold every record against packet captures, in all scenarios; writes docs/truth.md (about half an hour)
+truth: ## Hold every record against packet captures, in all scenarios; writes docs/truth.md (about an hour)
 	@scripts/bootstrap --test
 	cargo build --profile quick -p calltap
 	cargo run --profile quick -p calltap-loadtest -- truth --write docs/truth.md
