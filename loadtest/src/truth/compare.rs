@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::connection::{Connection, Moment, option};
-use super::derive::{self, CROSSING_NS, Facts};
+use super::connection::{CROSSING_NS, Connection, Moment, option};
+use super::derive::{self, Facts};
 use super::evidence::{Asked, Scene};
 use super::parts;
 use super::permits::{Leg, Permits};
@@ -1033,7 +1033,10 @@ fn ending(
         may_be_absent: false,
     });
     if sheet.record.get(&name("tcp.bytes_acked")).is_some() {
-        let want = Want::Is(facts.acked_bytes);
+        let want = match facts.acked_bytes {
+            (least, most) if least == most => Want::Is(least),
+            (least, most) => Want::Within(least, most),
+        };
         wanted.push(Wanted {
             group: Group::Ending,
             name: name("tcp.bytes_acked"),

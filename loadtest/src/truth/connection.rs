@@ -44,8 +44,11 @@ pub(crate) struct Connection {
     pub(crate) third: Option<usize>,
     /// What ended it, in order; only what TCP believes.
     pub(crate) endings: Vec<(Ending, Moment)>,
-    /// A RST was next in order: what comes now comes to nobody.
-    is_reset: bool,
+    /// A RST was next in order, ns: what comes now comes to nobody.
+    reset_ns: Option<u64>,
+    /// What was acknowledged by packets that came right after it. While the socket was busy, nobody
+    /// knew of the RST yet.
+    acked_late: u64,
     /// The peer's clock, as TCP remembers it: packets whose stamp is older are refused.
     stamp: Option<u32>,
     /// How far the gateway had acknowledged what came.
@@ -55,6 +58,9 @@ pub(crate) struct Connection {
     /// Arrived and to be ignored: out of every window.
     pub(crate) ignored: u32,
 }
+
+/// Packets that are this close to one another may have been processed the other way round.
+pub(crate) const CROSSING_NS: u64 = 300_000;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +197,8 @@ impl Connection {
             syn_ack: None,
             third: None,
             endings: Vec::new(),
-            is_reset: false,
+            reset_ns: None,
+            acked_late: 0,
             stamp: None,
             acknowledged_to: 0,
             reset: None,
@@ -224,6 +231,11 @@ impl Connection {
         let at = self.heard.partition_point(|heard| heard.acked < offset);
         let reset = self.reset.as_ref().filter(|reset| reset.acked >= offset);
         self.heard.get(at).or(reset)
+    }
+
+    /// The same, if what came right after a RST was still heard.
+    pub(crate) fn acked_at_most(&self) -> u64 {
+        self.acked().max(self.acked_late)
     }
 
     fn add(&mut self, packet: Packet) {
@@ -296,15 +308,21 @@ impl Connection {
             }
             return;
         };
-        if self.is_reset {
+        if let Some(reset_ns) = self.reset_ns {
             self.ignored += 1;
+            if packet.ns - reset_ns < CROSSING_NS && self.outbound.may_acknowledge(packet.ack) {
+                let acked = self.outbound.offset_of(packet.ack).unwrap_or(0).max(0) as u64;
+                self.acked_late = self.acked_late.max(acked.min(self.outbound.high));
+            }
             return;
         }
         let end = first + i64::from(packet.payload);
         let in_order = self.inbound.in_order as i64;
         let next = in_order + i64::from(self.inbound.fin_taken());
         if packet.is(RST) {
-            self.is_reset |= first == next;
+            if first == next {
+                self.reset_ns = Some(packet.ns);
+            }
             // Anything else in the window is answered with a challenge, and nothing happens.
             let after_hole = self.inbound.high as i64;
             if first == next || first == after_hole {
@@ -741,7 +759,7 @@ mod tests {
         script.peer(4, 6, b"");
         script.raw(true, RST | ACK, 4, 6, b"");
         let connection = script.connection();
-        assert_eq!(connection.acked(), 3);
+        assert_eq!((connection.acked(), connection.acked_at_most()), (3, 6));
         assert_eq!((connection.endings.len(), connection.ignored), (1, 2));
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::connection::{Connection, Heard, Moment, Segment, Side};
+use super::connection::{CROSSING_NS, Connection, Heard, Moment, Segment, Side};
 
 /// The byte ranges of one call on one connection, and where its parts begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +90,9 @@ pub(crate) struct Facts {
     pub(crate) resent_last: Option<Moment>,
     /// The last byte sent was acknowledged.
     pub(crate) acked: Option<Heard>,
-    /// How far what was sent was acknowledged in the end, from the range's begin.
-    pub(crate) acked_bytes: u64,
+    /// How far what was sent was acknowledged in the end, from the range's begin; at most so far.
+    pub(crate) acked_bytes: (u64, u64),
 }
-
-/// Packets that are this close to one another may have been processed the other way round.
-pub(crate) const CROSSING_NS: u64 = 300_000;
 
 /// Derives the facts of all calls of a connection, which are in its order.
 pub(crate) fn facts(connection: &Connection, side: Side, calls: &[Ranges]) -> Vec<Facts> {
@@ -139,10 +136,11 @@ pub(crate) fn facts(connection: &Connection, side: Side, calls: &[Ranges]) -> Ve
                 acked: (!sent(call).is_empty())
                     .then(|| connection.acknowledged(sent(call).end).copied())
                     .flatten(),
-                acked_bytes: connection
-                    .acked()
-                    .min(sent(call).end)
-                    .saturating_sub(sent(call).start),
+                acked_bytes: {
+                    let of =
+                        |acked: u64| acked.min(sent(call).end).saturating_sub(sent(call).start);
+                    (of(connection.acked()), of(connection.acked_at_most()))
+                },
             }
         })
         .collect();

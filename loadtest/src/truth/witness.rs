@@ -307,10 +307,10 @@ fn differences(
     (inbound, outbound)
 }
 
-/// A quantile of sorted numbers.
+/// A quantile of sorted numbers: no more than the rest of them are greater, but one always may be.
 pub(crate) fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
     let last = sorted.len().checked_sub(1)?;
-    sorted.get((last as f64 * share).ceil() as usize).copied()
+    sorted.get((last as f64 * share) as usize).copied()
 }
 
 #[cfg(test)]
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(quantile(&[], 0.5), None);
         assert_eq!(quantile(&[7], 0.99), Some(7));
         let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!(quantile(&hundred, 0.99), Some(100));
-        assert_eq!(quantile(&hundred, 0.5), Some(51));
+        assert_eq!(quantile(&hundred, 0.99), Some(99));
+        assert_eq!(quantile(&hundred, 0.5), Some(50));
     }
 }
