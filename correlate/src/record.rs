@@ -480,7 +480,7 @@ record! {
             "timing.head_arrived_us" timing_head_arrived_us: Option<i64>, "The packet arrived that completed the request head, µs after the beginning.";
             "timing.head_read_us" timing_head_read_us: Option<i64>, "The gateway had the request head, µs after the beginning.";
             "timing.up_begin_us" timing_up_begin_us: Option<i64>, "The last attempt to reach an upstream began, µs after the beginning.";
-            "timing.up_connected_us" timing_up_connected_us: Option<i64>, "Its TCP connection was there, µs after the beginning; absent on a pooled one.";
+            "timing.up_connected_us" timing_up_connected_us: Option<i64>, "The SYN-ACK of its connection arrived, µs after the beginning; absent on a pooled one.";
             "timing.up_secured_us" timing_up_secured_us: Option<i64>, "Its TLS handshake was done, µs after the beginning; absent without TLS.";
             "timing.up_sent_first_us" timing_up_sent_first_us: Option<i64>, "First request packet left for the upstream, µs after the beginning.";
             "timing.up_sent_last_us" timing_up_sent_last_us: Option<i64>, "Last request packet left for the upstream, µs after the beginning.";
