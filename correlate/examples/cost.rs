@@ -172,6 +172,7 @@ fn call() -> Exchange {
         times: GatewayTimes {
             accepted_ns: Some(60_000),
             head_read_ns: 1_030_000,
+            interim_read_ns: None,
             resp_read_ns: Some(1_280_000),
             resp_written_ns: 1_310_000,
             write_blocked_ns: 0,

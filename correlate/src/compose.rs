@@ -89,7 +89,7 @@ pub(crate) fn call_record(
     let upstream = exchange
         .upstream
         .as_ref()
-        .map(|upstream| read_upstream(upstream, &exchange.times));
+        .map(|upstream| read_upstream(upstream, &exchange.times, &exchange.response));
     // Marks are of the last attempt; the leg may be of an earlier one, where the last got none.
     let of_last_attempt = upstream.as_ref().filter(|_| is_of_last_attempt(&exchange));
     let marks = Marks::of(&exchange, &client, of_last_attempt);
@@ -243,13 +243,20 @@ fn delivered(response: &Response, leg: &Leg, last: &Counters) -> Option<u64> {
     (acked <= range.start).then_some(0)
 }
 
-fn read_upstream(upstream: &UpstreamLeg, times: &GatewayTimes) -> LegReading {
+fn read_upstream(upstream: &UpstreamLeg, times: &GatewayTimes, response: &Response) -> LegReading {
     // TLS 1.3 servers send session tickets once they have heard from the client: ahead of the
     // first response, in the same turn, at a time of their own.
     let has_tickets = !upstream.reused && upstream.tls_version.as_deref() == Some("1.3");
     let received = match times.resp_read_ns {
         _ if has_tickets => Beginning::Hidden(Reason::TlsTickets),
-        Some(read_ns) => Beginning::LastBy(read_ns),
+        Some(head_ns) => match times.interim_read_ns {
+            Some(interim_ns) => Beginning::AfterInterim {
+                interim_ns,
+                head_ns,
+                body_bytes: response.upstream_body.map_or(0, |body| body.bytes),
+            },
+            None => Beginning::Range,
+        },
         None => Beginning::Range,
     };
     let leg = &upstream.leg;

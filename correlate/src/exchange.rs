@@ -185,6 +185,8 @@ pub struct GatewayTimes {
     pub accepted_ns: Option<u64>,
     /// The proxy had the request head.
     pub head_read_ns: u64,
+    /// The proxy had an interim response of the last attempt, the last one if there were several.
+    pub interim_read_ns: Option<u64>,
     /// The proxy had the response head of the last attempt.
     pub resp_read_ns: Option<u64>,
     /// The proxy finished writing, or gave up.

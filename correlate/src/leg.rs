@@ -39,9 +39,15 @@ pub(crate) enum Beginning {
     /// Sent not before this moment: the gateway did not have the response's head earlier, so what
     /// left before was an interim response.
     NotBefore(u64),
-    /// Arrived by this moment, when the gateway had the response's head: what came in earlier turns
-    /// was an interim response.
-    LastBy(u64),
+    /// Arrived after an interim response, and with it only if that was one packet.
+    AfterInterim {
+        /// The gateway had the interim response. What arrives from here on begins a turn.
+        interim_ns: u64,
+        /// It had the final one's head.
+        head_ns: u64,
+        /// A turn that holds no more than the body began after the head.
+        body_bytes: u64,
+    },
     /// Unknowable: other bytes came first in the same turn.
     Hidden(Reason),
 }
@@ -189,7 +195,15 @@ pub(crate) fn read(
         Beginning::NotBefore(ns) => touching()
             .find(|turn| turn.last_ns >= ns)
             .filter(|turn| turn.first_ns >= ns),
-        Beginning::LastBy(ns) => touching().take_while(|turn| turn.first_ns <= ns).last(),
+        Beginning::AfterInterim {
+            interim_ns,
+            head_ns,
+            body_bytes,
+        } => touching()
+            .take_while(|turn| turn.first_ns <= head_ns)
+            .last()
+            .filter(|turn| turn.first_ns >= interim_ns || turn.segments == 1)
+            .filter(|turn| range.end - turn.first_offset > body_bytes),
         Beginning::Hidden(_) => None,
     });
     reading.first_ns = first.map(|turn| turn.first_ns);

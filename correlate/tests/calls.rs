@@ -20,7 +20,7 @@ use uuid::Uuid;
 ///
 /// `c<` and `u<` are what was received from the client and the upstream, `c>` and `u>` what was
 /// sent to them: `c< 0..100 @10-12` is a turn, `range 0..90` the bytes of the call where they are not
-/// those of the turns. A turn goes on with `re2` (segments sent again), `resent@15` (its end),
+/// those of the turns. A turn goes on with `x3` (segments), `re2` (of them sent again), `resent@15` (its end),
 /// `ack 100@14`, `data` (the acknowledgement carried some), `zero 30` (closed window).
 fn call(script: &str) -> Exchange {
     let mut call = Exchange {
@@ -57,6 +57,7 @@ fn call(script: &str) -> Exchange {
         match words[..] {
             ["head_arrived", at] => call.client.head_arrived_ns = Some(us(at)),
             ["head_read", at] => call.times.head_read_ns = us(at),
+            ["interim_read", at] => call.times.interim_read_ns = Some(us(at)),
             ["resp_read", at] => call.times.resp_read_ns = Some(us(at)),
             ["written", at] => call.times.resp_written_ns = us(at),
             ["no", "response"] => call.response.status = None,
@@ -227,6 +228,7 @@ fn passed(turns: &mut Turns, range: &mut Option<std::ops::Range<u64>>, words: &[
             "data" => turn.ack.with_data = true,
             "zero" => turn.ack.zero_window_ns = us(rest.next().expect("a time")),
             word if word.starts_with("resent@") => turn.end_resent_ns = us(word),
+            word if word.starts_with('x') => turn.segments = (us(word) / 1000) as u32,
             word if word.starts_with("re") => {
                 turn.retransmitted_segments = (us(word) / 1000) as u32;
                 turn.segments += turn.retransmitted_segments;
@@ -569,7 +571,7 @@ fn an_interim_response_lends_its_time_to_nobody() {
         "c< 0..50 @0-0; c< 50..90 @210-210; head_arrived 0; head_read 10;
          attempt ok @20 pooled; u min_rtt 20;
          u> 0..60 @30-30 ack 60@100 data; u> 60..100 @240-240 ack 100@262;
-         u< 0..25 @100-100; u< 25..325 @900-900; resp_read 910;
+         u< 0..25 @100-100; interim_read 110; u< 25..325 @900-900; resp_read 910;
          c> 0..25 @120-120; c> 25..345 @920-920 ack 345@950; c min_rtt 30; written 930",
         expect![[r#"
             duration Some(920) delivered Some(950) client_send=180 kernel_wait=10 gateway=70 upstream_network=20 upstream_server=640 delivery=30 delayed_ack=0
@@ -583,6 +585,50 @@ fn an_interim_response_lends_its_time_to_nobody() {
         expect![[r#"
             duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 delivery=30 unattributed=910
             client partial (interim_first) in=50 out=345 segments_in=1 segments_out=1"#]],
+    );
+}
+
+#[test]
+fn an_upstream_that_sends_a_hint_and_thinks_on_is_still_thinking() {
+    let check = |received: &str, expect: Expect| {
+        let call = format!(
+            "c< 0..50 @0-0; head_arrived 0; head_read 10;
+             attempt ok @20 pooled; u min_rtt 20; u> 0..60 @30-30 ack 60@50;
+             {received}; resp_read 910; upstream_body 200;
+             c> 0..25 @120-120; c> 25..345 @920-920 ack 345@950; c min_rtt 30; written 930"
+        );
+        check(&call, expect);
+    };
+    check(
+        "u< 0..25 @100-100; interim_read 110; u< 25..325 @900-900",
+        expect![[r#"
+            duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 gateway=40 upstream_network=20 upstream_server=850 delivery=30 delayed_ack=0
+            client exact in=50 out=345 segments_in=1 segments_out=2
+            upstream exact in=325 out=60 segments_in=2 segments_out=1"#]],
+    );
+    // Both in one packet.
+    check(
+        "u< 0..325 @900-900; interim_read 905",
+        expect![[r#"
+            duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 gateway=40 upstream_network=20 upstream_server=850 delivery=30 delayed_ack=0
+            client exact in=50 out=345 segments_in=1 segments_out=2
+            upstream exact in=325 out=60 segments_in=1 segments_out=1"#]],
+    );
+    // In two packets before the first was read: when the second came is not known.
+    check(
+        "u< 0..325 @880-900 x2; interim_read 905",
+        expect![[r#"
+            duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 gateway=40 upstream_network=20 upstream_server=850 delivery=30 delayed_ack=0
+            client exact in=50 out=345 segments_in=1 segments_out=2
+            upstream partial (interim_first) in=325 out=60 segments_in=2 segments_out=1"#]],
+    );
+    // In one packet, and more of the body while both were read.
+    check(
+        "u< 0..225 @900-900; interim_read 905; u< 225..325 @908-908",
+        expect![[r#"
+            duration Some(920) delivered Some(950) client_send=0 kernel_wait=10 gateway=32 upstream_network=20 upstream_server=858 delivery=30 delayed_ack=0
+            client exact in=50 out=345 segments_in=1 segments_out=2
+            upstream partial (interim_first) in=325 out=60 segments_in=2 segments_out=1"#]],
     );
 }
 
@@ -974,6 +1020,7 @@ prop_compose! {
         call.times = GatewayTimes {
             accepted_ns: None,
             head_read_ns: gateway[0],
+            interim_read_ns: (has_response && tls).then_some(gateway[0]),
             resp_read_ns: has_response.then_some(gateway[1]),
             resp_written_ns: gateway[2],
             write_blocked_ns: gateway[3],

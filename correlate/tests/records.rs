@@ -231,6 +231,7 @@ fn call() -> Exchange {
         times: GatewayTimes {
             accepted_ns: Some(120_350_000),
             head_read_ns: 121_030_000,
+            interim_read_ns: None,
             resp_read_ns: Some(125_600_000),
             resp_written_ns: 126_040_000,
             write_blocked_ns: 0,

@@ -387,6 +387,7 @@ impl Call {
     /// A connection is there, new or pooled.
     pub(super) fn connected(&mut self, reused: bool, fd: i32, digest: Option<&Digest>) {
         self.attempt_failure = None;
+        self.exchange.times.interim_read_ns = None;
         let Some(group) = &self.group else { return };
         let multiplexed = group.config().protocol == Protocol::Http2;
         let stream = self.stream;
@@ -432,6 +433,14 @@ impl Call {
             request.insert_header(header::HOST, host)?;
         }
         Ok(())
+    }
+
+    /// The upstream's interim response is here: what it sends from now on is something else.
+    pub(super) fn interim_read(&mut self) {
+        self.exchange.times.interim_read_ns = Some(now_ns());
+        if let Some(upstream) = &self.upstream {
+            upstream.interim_read();
+        }
     }
 
     /// The upstream's final response head is here.
@@ -551,7 +560,11 @@ impl Call {
         error: Option<&Error>,
     ) -> (Open, Finished) {
         let now_ns = now_ns();
-        if let Some(error) = error {
+        if let Some(error) = error
+            && self.had_its_answer(session, error)
+        {
+            self.failure = None;
+        } else if let Some(error) = error {
             self.exchange.reset_code = reset_code(error);
             let failure = self.failure_of(error);
             if failure.status == TIMEOUT.status && self.exchange.times.resp_read_ns.is_none() {
@@ -611,6 +624,23 @@ impl Call {
             late,
         };
         (self.open, finished)
+    }
+
+    /// Whether all that went wrong is that a client, answered early, kept the rest of its request to
+    /// itself: it has what it asked for (RFC 9110, section 10.1.1).
+    fn had_its_answer(&self, session: &Session, error: &Error) -> bool {
+        let unread = *error.esource() == ErrorSource::Downstream
+            && matches!(
+                error.etype(),
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::ReadTimedout
+            );
+        let bytes = session.upstream_body_bytes_received() as u64;
+        let is_written = session
+            .response_written()
+            .is_some_and(|response| !response.status.is_informational())
+            && session.body_bytes_sent() as u64 == bytes;
+        let is_whole = self.upstream_length.is_complete(bytes) == Some(true);
+        unread && is_written && is_whole && !self.answered
     }
 
     /// Where the body begins in what the client is sent, if nothing but HTTP/1 is sent there.

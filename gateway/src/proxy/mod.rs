@@ -205,6 +205,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         if is_final(response) {
             call(ctx).response_read(session, response);
+        } else {
+            call(ctx).interim_read();
         }
         Ok(())
     }

@@ -78,6 +78,15 @@ impl UpstreamUse {
         self.connection.socket.cookie
     }
 
+    /// An interim response was read. The final one is not to share its turn.
+    pub(super) fn interim_read(&self) {
+        if self.leg.leg.sharing != Sharing::Multiplexed
+            && let Some(ledger) = self.connection.socket.ledger()
+        {
+            ledger.cut_received();
+        }
+    }
+
     /// It speaks another protocol from here on.
     pub(super) fn upgraded(&mut self) {
         self.leg.leg.sharing = Sharing::Upgraded;

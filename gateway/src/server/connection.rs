@@ -256,7 +256,8 @@ impl ClientConnection {
 
     /// Pingora writes `bytes`, of which `taken` were taken, be it by a buffer or by the transport.
     pub(super) fn note_plain_written(&self, bytes: &[u8], taken: usize) {
-        if self.body_start.load(Relaxed) == HEAD_DUE {
+        // Pingora may have filtered the final head before it writes an interim one.
+        if self.body_start.load(Relaxed) == HEAD_DUE && !is_interim(bytes) {
             // A head is written in one piece.
             let end = match bytes.ends_with(b"\r\n\r\n") {
                 true => self.plain_written.load(Relaxed) + bytes.len() as u64,
@@ -743,6 +744,30 @@ impl ClientConnection {
             Ended::Quietly if self.is_multiplexed() && self.is_idle_time_over() => "idle_timeout",
             Ended::Quietly if in_head || self.is_multiplexed() => "bad_request",
             Ended::Quietly => "closed",
+        }
+    }
+}
+
+/// The head of a response that another one follows. 101 is the last of HTTP on its connection.
+fn is_interim(head: &[u8]) -> bool {
+    let code = head.strip_prefix(b"HTTP/1.1 ");
+    code.is_some_and(|code| code.starts_with(b"1") && !code.starts_with(b"101"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_followed_by_the_answer() {
+        assert!(is_interim(b"HTTP/1.1 100 Continue\r\n\r\n"));
+        assert!(is_interim(b"HTTP/1.1 103 Early Hints\r\n\r\n"));
+        for last in [
+            "HTTP/1.1 101 Switching Protocols",
+            "HTTP/1.1 200 OK",
+            "HTTP/1.0 200 OK",
+        ] {
+            assert!(!is_interim(last.as_bytes()), "{last}");
         }
     }
 }

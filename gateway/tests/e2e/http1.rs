@@ -321,6 +321,53 @@ fn an_answer_before_the_body_was_sent_ends_the_call() {
 }
 
 #[test]
+fn a_client_that_has_its_answer_may_keep_its_body() {
+    let Some(Setting { backend, calltap }) = tapped() else {
+        return;
+    };
+    let mut client = Client::connect(calltap.address());
+    client.send(
+        "POST /refuse HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+    );
+    let interim = client.response("POST");
+    assert_eq!(interim.status(), 100);
+    let response = client.response("POST");
+    assert_eq!(response.status(), 417);
+    drop(client);
+    backend.shared().served(1);
+    calltap.finish_one().expect_exact().expect(json!({
+        "http.response.status_code": 417,
+        "http.response.body.size": 3,
+        "client.wire.bytes_out": interim.wire_bytes + response.wire_bytes,
+        "client.tcp.close": "fin_peer",
+        "error.type": null,
+        "response.flags": null,
+        "settled": "acked",
+    }));
+}
+
+#[test]
+fn a_hint_is_not_the_answer() {
+    let Some(Setting { backend, calltap }) = tapped() else {
+        return;
+    };
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /hint HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    assert_eq!(client.response("GET").status(), 103);
+    backend.shared().open_gate();
+    assert_eq!(client.response("GET").text(), "done\n");
+    drop(client);
+    backend.shared().served(1);
+    let record = calltap.finish_one();
+    record.expect_exact().expect_time_adds_up();
+    // The answer is one packet, and the hint another.
+    assert_eq!(
+        record.number("timing.up_first_us"),
+        record.number("timing.up_last_us")
+    );
+}
+
+#[test]
 fn an_http_1_0_client_is_answered_and_the_connection_closed() {
     let Some(Setting { backend, calltap }) = tapped() else {
         return;

@@ -8,6 +8,8 @@
 //! | `/head` | answers the request's head, as it came |
 //! | `/status/{code}` | answers that, with a body where one may be |
 //! | `/early` | answers 413 without reading the body, and closes |
+//! | `/refuse` | 100, and at once 417, without reading the body, and waits for it |
+//! | `/hint` | 103, and 200 when the test opens the gate |
 //! | `/http10` | answers as HTTP/1.0, the end of the body is the end of the connection |
 //! | `/close` | answers and closes |
 //! | `/hang-up` | answers, does not say that it will close, and closes |
@@ -236,6 +238,11 @@ fn answer<S: Read + Write>(
         wire.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 6\r\nConnection: close\r\n\r\nEarly\n")?;
         return Ok(Break(()));
     }
+    if path == "/refuse" {
+        wire.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 417 Expectation Failed\r\nContent-Length: 3\r\n\r\nNo\n")?;
+        let _ = wire.rest();
+        return Ok(Break(()));
+    }
     if served.head.header("expect") == Some("100-continue") {
         wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
     }
@@ -283,6 +290,11 @@ fn answer<S: Read + Write>(
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
             shared.pass_gate();
             wire.send("-last")?;
+        }
+        "hint" => {
+            wire.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")?;
+            shared.pass_gate();
+            ok(wire, b"done\n")?;
         }
         "hang-up" => {
             ok(wire, b"bye\n")?;
