@@ -12,6 +12,19 @@ pub(crate) fn now_ns() -> u64 {
 /// What turns monotonic times into wall time, as of now. Read anew from time to time, since the
 /// wall clock may be stepped.
 pub(crate) fn wall_clock() -> WallClock {
-    let wall = clock_gettime(ClockId::Realtime);
-    WallClock::new(wall.tv_sec * 1_000_000_000 + wall.tv_nsec, now_ns())
+    /// Whoever is interrupted between two readings of clocks maps every mark wrong: the reading that
+    /// took least counts.
+    const READINGS: usize = 3;
+    let read = || {
+        let before = now_ns();
+        let wall = clock_gettime(ClockId::Realtime);
+        let took = now_ns() - before;
+        let wall_ns = wall.tv_sec * 1_000_000_000 + wall.tv_nsec;
+        (took, WallClock::new(wall_ns, before + took / 2))
+    };
+    let (_, clock) = (0..READINGS)
+        .map(|_| read())
+        .min_by_key(|(took, _)| *took)
+        .expect("there is more than one reading");
+    clock
 }

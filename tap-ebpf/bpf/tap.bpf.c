@@ -495,11 +495,15 @@ static __always_inline void watch_window(struct ledger *l, const struct packet *
 	if (!window) {
 		if (!l->received.zero_since_ns) {
 			l->received.zero_since_ns = p->now_ns;
-			l->received.zero_pending_ns = 0;
-			l->received.zero_turn = newest;
+			/* What filled the window may acknowledge it and close it with one packet: the turn
+			 * grew, and what it had waited for before is still to be booked. */
+			if (l->received.zero_turn != newest) {
+				l->received.zero_pending_ns = 0;
+				l->received.zero_turn = newest;
+			}
 		}
 	} else if (l->received.zero_since_ns) {
-		l->received.zero_pending_ns = p->now_ns - l->received.zero_since_ns;
+		l->received.zero_pending_ns += p->now_ns - l->received.zero_since_ns;
 		l->received.zero_since_ns = 0;
 	}
 }

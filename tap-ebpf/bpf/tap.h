@@ -90,7 +90,7 @@ struct received {
 	__u64 sent_seen;          /* sent.offset when the newest turn last grew */
 	__u64 acked_offset;
 	__u64 zero_since_ns;      /* the window is closed since then, or 0 */
-	__u64 zero_pending_ns;    /* was closed that long; counts if zero_turn grows */
+	__u64 zero_pending_ns;    /* was closed that long before; counts if zero_turn grows */
 	__u32 zero_turn;          /* number of the newest sent turn when it closed */
 	__u32 cut_seen;
 	__u32 late_segments;      /* seen twice or filling a hole */

@@ -184,14 +184,15 @@ impl Ledger {
                 // Closed windows are booked when the turn grows again. Where more of the range is
                 // to come, the window is what it waits for.
                 if received.zero_turn == serial && turn.end_offset < range.end {
-                    let open_ns = match received.zero_since_ns {
-                        0 => received.zero_pending_ns,
+                    let lasting_ns = match received.zero_since_ns {
+                        0 => 0,
                         // A window that nobody opened again was closed until there was no
                         // connection any more.
                         since_ns => nonzero(slot.closed_ns())
                             .unwrap_or_else(crate::monotonic_ns)
                             .saturating_sub(since_ns),
                     };
+                    let open_ns = received.zero_pending_ns + lasting_ns;
                     if open_ns > 0 {
                         turn.ack.zero_window_ns += open_ns;
                         turn.ack.window_min = Some(0);

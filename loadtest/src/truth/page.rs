@@ -30,6 +30,13 @@ fn page(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> S
          on `[::]`) between five hosts of its own. `tcpdump` listens on both of the gateway's \
          cables, at both ends; a packet that a capture lost makes the run void. From the captures \
          alone every field of every record is derived anew and compared.\n\n\
+         Captures are stamped by the kernel with `CLOCK_REALTIME`. A record's marks are offsets on \
+         `CLOCK_MONOTONIC` from the first one, whose wall time is its `timestamp`: calltap adds the \
+         difference of the two clocks, which it reads anew every second. So a mark's wall \
+         time is `timestamp` and its offset, held against the packet's stamp as it is: what the \
+         clocks differ by is part of how far off a mark may be. A packet that arrives is captured before \
+         the tap sees it, and one that leaves is captured after. `up_sent_*` and `resp_*` are the \
+         moments at which the bytes were handed to the queue.\n\n\
          ## What is played\n\n"
     );
     let rows: Vec<Vec<String>> = SCENARIOS

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::run::family_name;
-use super::verdict::{Group, MarkTimes, Miss, Verdict};
+use super::verdict::{Group, MarkTimes, Miss, Tally, Verdict};
 use crate::table;
 
 /// So many disagreements of one kind are told in full.
@@ -15,6 +15,10 @@ pub fn render(verdicts: &[Verdict]) -> String {
     out +=
         "Calls that agree with the capture, of calls whose records could be held against it:\n\n";
     out += &agreement(verdicts);
+    out += "\nThe same by field, over all runs. A field is absent where a record may leave it out (the\n";
+    out += "leg is partial, or nothing of the kind happened), and not derived where a capture does not\n";
+    out += "tell:\n\n";
+    out += &fields(verdicts);
     out += "\nHow records say their facts are to be trusted, and what was sent again on each leg\n";
     out +=
         "(by a timeout, on duplicate acknowledgements, as a probe of the tail, in their wake):\n\n";
@@ -63,6 +67,22 @@ fn agreement(verdicts: &[Verdict]) -> String {
         })
         .collect();
     table::markdown(&head, &rows)
+}
+
+fn fields(verdicts: &[Verdict]) -> String {
+    let mut by_field: BTreeMap<&str, Tally> = BTreeMap::new();
+    for (field, tally) in verdicts.iter().flat_map(|verdict| &verdict.fields) {
+        by_field.entry(field).or_default().add(tally);
+    }
+    let rows: Vec<Vec<String>> = by_field
+        .into_iter()
+        .map(|(field, tally)| {
+            let counts = [tally.agreed, tally.missed, tally.absent, tally.underivable];
+            let counts = counts.map(|count| count.to_string());
+            [format!("`{field}`")].into_iter().chain(counts).collect()
+        })
+        .collect();
+    table::markdown(&["field", "agreed", "missed", "absent", "not derived"], &rows)
 }
 
 fn attribution(verdicts: &[Verdict]) -> String {

@@ -87,7 +87,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: &Tally) {
+    pub(crate) fn add(&mut self, other: &Tally) {
         self.agreed += other.agreed;
         self.missed += other.missed;
         self.absent += other.absent;

@@ -3,8 +3,12 @@
 use std::io::Write;
 
 use calltap_tap::monotonic_ns;
+use rustix::net::{SendFlags, sendto};
 
-use crate::support::{LOOPBACK, eventually, read_exactly, set_option, tapped, transfer};
+use crate::forged::{ACK, TTL, WINDOW, forged_with_window, raw_socket, v4};
+use crate::support::{
+    LOOPBACK, eventually, filter, in_own_network, read_exactly, set_option, tapped, transfer,
+};
 
 const EVERYTHING: std::ops::Range<u64> = 0..u64::MAX;
 
@@ -106,4 +110,44 @@ fn a_closed_window_is_charged_to_what_waited_for_it() {
     assert_eq!(turn.ack.window_min, Some(0));
     assert!(turn.ack.zero_window_ns > 0);
     assert!(turn.ack.zero_window_ns < turn.ack.ns - turn.first_ns);
+}
+
+#[test]
+fn every_time_that_a_window_was_closed_is_charged() {
+    let Some(tapped) = tapped(16) else { return };
+    in_own_network(|| {
+        let listener = tapped.listen(LOOPBACK);
+        let port = listener.local_addr().unwrap().port();
+        let (_client, mut ours, ledger) = tapped.pair(&listener);
+        let identity = ledger.identity().unwrap();
+        let (from, to) = (v4(identity.peer), v4(identity.local));
+        let (next, base) = (identity.receive_base.unwrap(), identity.send_base.unwrap());
+        // From here on the client says what is written below, and nothing else.
+        filter(&format!("ip ttl != {TTL} tcp dport {port} drop"));
+        let raw = raw_socket();
+        let say = |acked: u32, window: u16| {
+            let ack = base.wrapping_add(acked);
+            let packet = forged_with_window(from, to, next, ack, ACK, window, b"");
+            sendto(&raw, &packet, SendFlags::empty(), &to).unwrap();
+            eventually("it was heard", || ledger.acked_offset() == u64::from(acked));
+        };
+        let mut closed_ns = 0;
+        ours.write_all(&[b'x'; 100]).unwrap();
+        for filled in [100, 200, 300] {
+            // With one packet: everything is there, and there is no room for more.
+            say(filled, 0);
+            ours.write_all(&[b'x'; 100]).unwrap();
+            let since_ns = monotonic_ns();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            closed_ns += monotonic_ns() - since_ns;
+            say(filled, WINDOW);
+            eventually("more is sent", || ledger.sent_offset() > u64::from(filled));
+        }
+        say(400, WINDOW);
+        let turns = ledger.sent(&EVERYTHING).turns;
+        assert_eq!(turns.len(), 1, "nobody else spoke");
+        let found_ns = turns[0].ack.zero_window_ns;
+        assert!(found_ns >= closed_ns, "{found_ns} of {closed_ns} ns");
+        assert_eq!(turns[0].ack.window_min, Some(0));
+    });
 }

@@ -1,18 +1,9 @@
 //! Packets that TCP refuses: they change nothing in a ledger.
 
-use std::net::{SocketAddr, SocketAddrV4};
-
 use rustix::net::{SendFlags, sendto};
 
-use crate::forged::{ACK, FIN, RST, forged, raw_socket};
+use crate::forged::{ACK, FIN, RST, forged, raw_socket, v4};
 use crate::support::{LOOPBACK, eventually, in_own_network, tapped, transfer};
-
-fn v4(address: SocketAddr) -> SocketAddrV4 {
-    let SocketAddr::V4(address) = address else {
-        panic!("an IPv4 address")
-    };
-    address
-}
 
 #[test]
 fn forged_packets_change_nothing_but_a_counter() {
