@@ -82,7 +82,10 @@ fn fields(verdicts: &[Verdict]) -> String {
             [format!("`{field}`")].into_iter().chain(counts).collect()
         })
         .collect();
-    table::markdown(&["field", "agreed", "missed", "absent", "not derived"], &rows)
+    table::markdown(
+        &["field", "agreed", "missed", "absent", "not derived"],
+        &rows,
+    )
 }
 
 fn attribution(verdicts: &[Verdict]) -> String {
