@@ -128,7 +128,7 @@ pub(crate) fn call_record(
         reset_code,
     } = *exchange;
     if flags.is_empty()
-        && let Some(lost) = lost_on_the_way(&client_leg, last, settled)
+        && let Some(lost) = lost_on_the_way(&client_leg, &response, &times, last, settled)
     {
         flags.push(lost);
         error_type = error_type.or(Some(lost.into()));
@@ -137,7 +137,12 @@ pub(crate) fn call_record(
     let ended_well = flags.is_empty() && matches!(settled, None | Some(Settled::Acked));
 
     asked(record, request);
-    if !ended_well && let Some(body) = response.upstream_body {
+    // What is still on its way, or in a queue that the client may yet drain, is not in vain.
+    let is_over = !record_is_early(settled) || !flags.is_empty();
+    if !ended_well
+        && is_over
+        && let Some(body) = response.upstream_body
+    {
         in_vain(record, body, &response, &client_leg, last);
     }
     answered(record, response);
@@ -178,29 +183,63 @@ pub(crate) fn call_record(
     shared
 }
 
+/// Whether the record was written while the response could still arrive.
+fn record_is_early(settled: Option<Settled>) -> bool {
+    match settled {
+        Some(Settled::Deadline | Settled::Evicted | Settled::Shutdown) => true,
+        None | Some(Settled::Acked | Settled::Closed) => false,
+    }
+}
+
 /// Who ended a call that the gateway had every reason to think well of: it had written all of the
 /// response, and the client's kernel never acknowledged it.
-fn lost_on_the_way(leg: &Leg, last: &Counters, settled: Option<Settled>) -> Option<&'static str> {
-    let is_own = matches!(
-        leg.sharing,
-        Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown
-    );
-    let has_response = leg
-        .sent_range
-        .as_ref()
-        .is_some_and(|range| !range.is_empty());
-    if leg.coverage != Coverage::Ebpf || !is_own || !has_response {
+fn lost_on_the_way(
+    leg: &Leg,
+    response: &Response,
+    times: &GatewayTimes,
+    last: &Counters,
+    settled: Option<Settled>,
+) -> Option<&'static str> {
+    if leg.coverage != Coverage::Ebpf || !was_lost(leg, response, last)? {
         return None;
     }
     match (settled?, last.close) {
         (Settled::Closed, _) if last.peer_reset => Some("client_abort"),
         (Settled::Closed, Some(Close::FinPeer | Close::RstIn)) => Some("client_abort"),
-        // Closed by nobody but the kernel, which had asked often enough; or still waiting.
-        (Settled::Closed, Some(Close::Timeout | Close::FinLocal)) | (Settled::Deadline, _) => {
-            Some("client_timeout")
-        }
+        // Our kernel answers with a reset what comes after we have closed, and throws away what the
+        // client has not taken yet.
+        (Settled::Closed, Some(Close::RstOut)) => Some("gateway_reset"),
+        // Closed by nobody but the kernel, which had asked often enough.
+        (Settled::Closed, Some(Close::Timeout | Close::FinLocal)) => Some("client_timeout"),
+        // Still waiting: a client that is slow is not one that has gone.
+        (Settled::Deadline, _) if has_stalled(leg, times, last) => Some("client_timeout"),
         _ => None,
     }
+}
+
+/// Whether some of a response never arrived; `None` where there was none, or nobody can tell. Of a
+/// stream that was alone on its connection, what is certain: less was acknowledged than its body.
+fn was_lost(leg: &Leg, response: &Response, last: &Counters) -> Option<bool> {
+    match leg.sharing {
+        Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown => {
+            leg.sent_range.as_ref().map(|range| !range.is_empty())
+        }
+        Sharing::Multiplexed if leg.streams == 1 => {
+            let begin = leg.begin.sent?.offset;
+            Some(last.acked_offset? < begin + response.body_bytes)
+        }
+        Sharing::Multiplexed | Sharing::Upgraded => None,
+    }
+}
+
+/// Whether for half of the time since the response was written nothing of it was acknowledged.
+fn has_stalled(leg: &Leg, times: &GatewayTimes, last: &Counters) -> bool {
+    let written_ns = times.resp_written_ns;
+    let acked_ns = leg.sent.turns.iter().map(|turn| turn.ack.ns).max();
+    let silent_ns = last
+        .taken_ns
+        .saturating_sub(acked_ns.unwrap_or(0).max(written_ns));
+    2 * silent_ns >= last.taken_ns.saturating_sub(written_ns)
 }
 
 /// What the upstream did for nothing.
@@ -656,6 +695,7 @@ fn from_birth(begin: Counters) -> Counters {
         sent: begin.sent.or_else(|| Some(Default::default())),
         retransmits: begin.retransmits.or(Some(0)),
         retransmitted_bytes: begin.retransmitted_bytes.or(Some(0)),
+        rtos: begin.rtos.or(Some(0)),
         ..begin
     }
 }

@@ -333,7 +333,7 @@ pub(crate) fn describe(
             sequence_numbers(&mut fields, leg, identity, request);
         }
         if !end.ended_well {
-            unfinished(&mut fields, leg, end.last);
+            unfinished(&mut fields, leg, request, end.last);
         }
     }
     fields.tcp_ack_kind = reading.sent.acked.map(|acked| acked.kind);
@@ -517,12 +517,14 @@ pub(crate) fn acked_to(leg: &Leg, last: &Counters) -> Option<u64> {
     Some(acked.clamp(range.start, range.end.max(range.start)))
 }
 
-fn unfinished(fields: &mut SocketFields, leg: &Leg, last: &Counters) {
+fn unfinished(fields: &mut SocketFields, leg: &Leg, request: Direction, last: &Counters) {
     let Some(range) = &leg.sent_range else { return };
     fields.tcp_bytes_acked = acked_to(leg, last).map(|acked| acked - range.start);
-    fields.tcp_bytes_unsent = match sent_to(leg, last) {
-        Some(sent) => Some(range.end.saturating_sub(sent.max(range.start))),
-        None => last.unsent_bytes,
+    fields.tcp_bytes_unsent = match (request, sent_to(leg, last)) {
+        (Direction::Received, Some(sent)) => Some(range.end.saturating_sub(sent.max(range.start))),
+        // Towards an upstream it is the proxy that writes, and all that is known is what left.
+        (Direction::Sent, Some(_)) => None,
+        (_, None) => last.unsent_bytes,
     };
 }
 

@@ -447,13 +447,13 @@ record! {
             "http.response.status_code" http_response_status_code: Option<u16>, "The status the client was sent; absent when no head was written.";
         }
         "The call" of CALL {
-            "http.response.body.size" http_response_body_size: Option<u64>, "Bytes of the response's body written to the client, transfer encoding removed.";
+            "http.response.body.size" http_response_body_size: Option<u64>, "Bytes of the response's body written to the client, transfer encoding removed. Of one that broke off in chunks, in TLS or in HTTP/2, those of pieces that were written whole.";
         }
         "The call" of SOCKET {
             "error.type" error_type: Option<Text>, "What went wrong: a word from a short list, or the status.";
         }
         "The call" of CALL {
-            "response.flags" response_flags: Vec<Text>, "Who ended the call and how, when it did not end well: `client_abort`, `upstream_reset`, `upstream_timeout`, `denied`, `rate_limited`, ...";
+            "response.flags" response_flags: Vec<Text>, "Who ended the call and how, when it did not end well: `client_abort`, `upstream_reset`, `upstream_timeout`, `gateway_reset`, `denied`, `rate_limited`, ...";
         }
         "The call" of CALL {
             "http2.reset.code" http2_reset_code: Option<Text>, "The code with which the client or the upstream reset its HTTP/2 stream, as RFC 9113 names it, in small letters: `cancel`.";
@@ -525,7 +525,7 @@ record! {
             "upstream.http.response.status_code" upstream_http_response_status_code: Option<u16>, "What the upstream answered.";
             "upstream.http.response.complete" upstream_http_response_complete: Option<bool>, "Whether the gateway had read all of that answer; told when the call did not end well.";
             "upstream.http.response.body.size" upstream_http_response_body_size: Option<u64>, "Bytes of that answer's body which the gateway had read, transfer encoding removed; told when the call did not end well.";
-            "upstream.http.response.body.discarded" upstream_http_response_body_discarded: Option<u64>, "How many of those bytes the client's kernel never acknowledged: work done in vain.";
+            "upstream.http.response.body.discarded" upstream_http_response_body_discarded: Option<u64>, "How many of those bytes the client's kernel had not acknowledged when the call was over: work done in vain.";
             "upstream.tls.protocol.version" upstream_tls_protocol_version: Option<Text>, "TLS version with the upstream.";
             "upstream.tls.cipher" upstream_tls_cipher: Option<Text>, "TLS cipher suite with the upstream.";
         }
@@ -621,7 +621,7 @@ record! {
         "ip.ecn" ip_ecn: Option<u8>, "ECN bits of the payload segments received, or-ed.";
         "tcp.ack_kind" tcp_ack_kind: Option<AckKind>, "Whether the acknowledgement of the last byte sent carried payload.";
         "tcp.bytes_acked" tcp_bytes_acked: Option<u64>, "Of the bytes sent for this call, how many the peer acknowledged; told when it did not end well.";
-        "tcp.bytes_unsent" tcp_bytes_unsent: Option<u64>, "Bytes of this call that the gateway had written and its kernel never sent; told when it did not end well.";
+        "tcp.bytes_unsent" tcp_bytes_unsent: Option<u64>, "Bytes of this call that the gateway had written and its kernel had not sent; told when it did not end well, of an upstream only by `TCP_INFO`.";
         "tcp.rtt_us" tcp_rtt_us: Option<u32>, "Smoothed round trip time, µs.";
         "tcp.min_rtt_us" tcp_min_rtt_us: Option<u32>, "Smallest round trip time, µs.";
         "tcp.handshake_rtt_us" tcp_handshake_rtt_us: Option<u32>, "Round trip of the handshake, µs.";

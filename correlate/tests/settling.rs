@@ -148,9 +148,12 @@ fn check(script: &str, answer: Expect) {
                 let known = kernel.get_mut(&socket).expect("a known socket");
                 known.counters.close = Some(Close::FinLocal);
             }
-            ("reset", Some(socket)) => {
+            (by @ ("reset" | "abort"), Some(socket)) => {
                 let known = kernel.get_mut(&socket).expect("a known socket");
-                known.counters.close = Some(Close::RstIn);
+                known.counters.close = Some(match by {
+                    "abort" => Close::RstOut,
+                    _ => Close::RstIn,
+                });
                 known.counters.closed_ns = Some(now_ns);
             }
             ("request", Some(socket)) => {
@@ -195,8 +198,12 @@ fn look(
     move |socket, ranges| {
         let range = &ranges.sent;
         let _ = writeln!(log.borrow_mut(), "{time}ms look at #{socket} {range:?}");
+        let taken_ns = time.parse::<u64>().expect("a number") * MS;
         kernel.get(socket).map(|known| SocketSnapshot {
-            counters: known.counters,
+            counters: Counters {
+                taken_ns,
+                ..known.counters
+            },
             sent: Turns {
                 turns: known.turns.clone().into(),
                 lapped: false,
@@ -371,6 +378,67 @@ fn a_fin_is_not_the_end_but_a_reset_is() {
             2ms record #7 settled=closed close=rst_in client_abort bytes_acked=60
             0 unsettled, 0 finished, 0 evicted"#]],
     );
+}
+
+#[test]
+fn our_own_reset_loses_what_was_not_acknowledged() {
+    check(
+        "0ms call #7 0..100; 1ms ack #7 60; 1ms abort #7; 2ms due",
+        expect![[r#"
+            2ms look at #7 0..100
+            2ms record #7 settled=closed close=rst_out gateway_reset bytes_acked=60
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
+}
+
+#[test]
+fn a_client_that_is_slow_is_not_one_that_has_gone() {
+    // The last was acknowledged in the second half of the time.
+    check(
+        "0ms call #7 0..100; 1ms ack #7 20; 2ms due; 17ms ack #7 60; 30ms due",
+        expect![[r#"
+            2ms look at #7 0..100
+            30ms look at #7 0..100
+            30ms record #7 settled=deadline bytes_acked=60
+            0 unsettled, 0 finished, 0 evicted"#]],
+    );
+}
+
+#[test]
+fn a_stream_that_was_alone_can_tell_that_it_was_lost() {
+    let record = |streams: u32, acked: u64| {
+        let mut call = exchange(7, 0..100, 0);
+        call.client.sharing = Sharing::Multiplexed;
+        call.client.streams = streams;
+        call.client.sent_range = None;
+        call.response.body_bytes = 90;
+        call.response.status = Some(200);
+        let totals = |offset| {
+            Some(DirectionTotals {
+                offset,
+                ..DirectionTotals::default()
+            })
+        };
+        call.client.begin.sent = totals(1000);
+        call.client.end.sent = totals(1100);
+        call.client.end.acked_offset = Some(acked);
+        call.client.end.close = Some(Close::RstIn);
+        call.client.end.closed_ns = Some(MS);
+        let mut join = Correlator::new(Limits {
+            settle_max_ns: 30 * MS,
+            unsettled_max: 3,
+        });
+        join.take(Box::new(call), 7, 2 * MS);
+        let mut flags = None;
+        join.settled(WallClock::new(0, 0), |record, _| {
+            flags = Some(record.response_flags.clone());
+        });
+        flags.expect("it settles at once")
+    };
+    assert_eq!(record(1, 1089), ["client_abort"]);
+    // All of its body arrived; or whose bytes did not, nobody knows.
+    assert!(record(1, 1090).is_empty());
+    assert!(record(2, 1089).is_empty());
 }
 
 #[test]

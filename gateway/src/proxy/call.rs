@@ -19,12 +19,12 @@ use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 use uuid::Uuid;
 
 use super::failure::{
-    BAD_PATH, BODY_TOO_LARGE, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure, HEAD_TOO_LARGE, LIMITED,
-    NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE, UPSTREAM_TIMEOUT, URI_TOO_LONG,
-    WRONG_METHOD, outcome, reset_code,
+    BAD_PATH, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure,
+    HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE,
+    UPSTREAM_TIMEOUT, URI_TOO_LONG, WRONG_METHOD, is_of_time, outcome, reset_code,
 };
 use super::upstream_leg::UpstreamUse;
-use super::{Setup, describe, strict};
+use super::{Setup, describe, is_final, strict};
 use crate::account::Open;
 use crate::clock::now_ns;
 use crate::config::Protocol;
@@ -461,7 +461,9 @@ impl Call {
     /// The connection is about to speak another protocol, and is this call's until it closes.
     pub(super) fn upgraded(&mut self, session: &mut Session, response: &ResponseHeader) {
         if !self.connection.is_multiplexed() {
-            session.set_read_timeout(self.setup.config.limits.upgraded_idle);
+            let idle = self.setup.config.limits.upgraded_idle;
+            session.set_read_timeout(idle);
+            session.set_write_timeout(idle);
             self.exchange.client.sharing = Sharing::Upgraded;
             self.deadline_ns = u64::MAX;
             self.connection.limit_call(u64::MAX);
@@ -540,8 +542,10 @@ impl Call {
         let is_upgraded = self.exchange.client.sharing == Sharing::Upgraded;
         let found = || match self.connection.ended() {
             Ended::Shutdown => SHUTDOWN,
+            // It is not read while the upstream is waited for, but its kernel has said it.
+            _ if self.connection.was_reset() => CLIENT_ABORT,
             // The upstream was given what was left of the call's time.
-            _ if now_ns() >= self.deadline_ns => TIMEOUT,
+            _ if now_ns() >= self.deadline_ns && is_of_time(error) => TIMEOUT,
             // Only the wait for an upgrade is limited to less than that.
             Ended::TotalTimeout => UPSTREAM_TIMEOUT,
             _ if is_upgraded && *error.etype() == ErrorType::ReadTimedout => UPGRADED_IDLE,
@@ -560,7 +564,12 @@ impl Call {
         error: Option<&Error>,
     ) -> (Open, Finished) {
         let now_ns = now_ns();
-        if let Some(error) = error
+        let was_cut_off = self.exchange.client.sharing == Sharing::Upgraded
+            && self.connection.ended() == Ended::Shutdown;
+        if error.is_none() && was_cut_off {
+            // To whoever reads from it, it looks as if the client had said goodbye.
+            self.failure = Some(SHUTDOWN);
+        } else if let Some(error) = error
             && self.had_its_answer(session, error)
         {
             self.failure = None;
@@ -577,23 +586,28 @@ impl Call {
                 .as_http1()
                 .is_some_and(|http1| !http1.will_keepalive());
         let late = self.finish_client(now_ns, body_done);
-        self.count_whole_request(session.body_bytes_read() as u64);
+        let body_bytes_read = session.body_bytes_read();
+        self.count_whole_request(body_bytes_read as u64);
         let body_start = self.body_start();
         let is_blocked = self.connection.is_blocked();
         let mut exchange = self.exchange;
         exchange.times.resp_written_ns = now_ns;
-        exchange.request.body_bytes = session.body_bytes_read() as u64;
+        exchange.request.body_bytes = body_bytes_read as u64;
         exchange.response.body_bytes = session.body_bytes_sent() as u64;
         exchange.response.is_blocked = is_blocked;
         let response = session
             .response_written()
-            .filter(|response| !response.status.is_informational() || response.status == 101);
+            .filter(|response| is_final(response));
         exchange.response.status = response.map(|response| response.status.as_u16());
         if exchange.response.upstream_status.is_some() {
             let bytes = session.upstream_body_bytes_received() as u64;
             exchange.response.upstream_body = Some(UpstreamBody {
                 bytes,
-                complete: self.upstream_length.is_complete(bytes),
+                // What broke before its end was known had not come to it.
+                complete: self.upstream_length.is_complete(bytes).or_else(|| {
+                    let broke = error.is_some_and(|e| *e.esource() == ErrorSource::Upstream);
+                    broke.then_some(false)
+                }),
                 passed_on: !self.answered,
             });
         }
@@ -616,7 +630,10 @@ impl Call {
             exchange.error_type = Some(status.to_string().into());
         }
         exchange.attempts = self.attempts.list();
-        exchange.upstream = self.upstream.map(|upstream| upstream.finish(now_ns));
+        let passed_on = session.upstream_body_bytes_sent();
+        let has_more = !body_done || passed_on.is_some_and(|bytes| bytes < body_bytes_read);
+        let finish = |upstream: UpstreamUse| upstream.finish(now_ns, error.is_some() && has_more);
+        exchange.upstream = self.upstream.map(finish);
         self.connection.end_call();
         let finished = Finished {
             exchange,
@@ -635,21 +652,19 @@ impl Call {
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::ReadTimedout
             );
         let bytes = session.upstream_body_bytes_received() as u64;
-        let is_written = session
-            .response_written()
-            .is_some_and(|response| !response.status.is_informational())
+        let is_written = session.response_written().is_some_and(is_final)
             && session.body_bytes_sent() as u64 == bytes;
         let is_whole = self.upstream_length.is_complete(bytes) == Some(true);
         unread && is_written && is_whole && !self.answered
     }
 
-    /// Where the body begins in what the client is sent, if nothing but HTTP/1 is sent there.
+    /// Where the body begins in what the client is sent, if that is a head of HTTP/1 and what follows.
     fn body_start(&self) -> Option<u64> {
-        let is_http1 = matches!(
+        let has_head = matches!(
             self.exchange.client.sharing,
-            Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown
+            Sharing::Sole | Sharing::Pipelined | Sharing::EndUnknown | Sharing::Upgraded
         );
-        let start = self.connection.body_start().filter(|_| is_http1);
+        let start = self.connection.body_start().filter(|_| has_head);
         start.filter(|start| *start > self.sent_start)
     }
 

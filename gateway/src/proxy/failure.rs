@@ -1,5 +1,7 @@
 //! How a call can fail at the gateway: what the client is answered, and what the record says.
 
+use std::io::ErrorKind;
+
 use pingora::{Error, ErrorSource, ErrorType};
 
 /// Why the gateway answered on its own, or could not answer at all.
@@ -170,9 +172,10 @@ impl Failure {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UPSTREAM_TIMEOUT,
             ErrorType::InvalidHTTPHeader
             | ErrorType::H1Error
-            | ErrorType::H2Error
-            | ErrorType::InvalidH2 => UPSTREAM_PROTOCOL,
+            | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => UPSTREAM_PROTOCOL,
+            // Also of HTTP/2, where Pingora calls most of what goes wrong an error of the protocol.
             _ if is_reset(error) => UPSTREAM_RESET,
+            ErrorType::H2Error | ErrorType::InvalidH2 => UPSTREAM_PROTOCOL,
             _ => UPSTREAM_CLOSED,
         }
     }
@@ -193,10 +196,9 @@ pub(super) fn outcome(error: &Error) -> &'static str {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => "timeout",
         ErrorType::InvalidHTTPHeader
         | ErrorType::H1Error
-        | ErrorType::H2Error
-        | ErrorType::InvalidH2
-        | ErrorType::H2Downgrade => "protocol_error",
+        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol_error",
         _ if is_reset(error) => "reset",
+        ErrorType::H2Error | ErrorType::InvalidH2 | ErrorType::H2Downgrade => "protocol_error",
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
         _ => "failed",
     }
@@ -207,11 +209,29 @@ fn is_reset(error: &Error) -> bool {
     if peer_reset(error).is_some() {
         return true;
     }
-    let io = find_cause::<std::io::Error>(error).map(std::io::Error::kind);
     matches!(
-        io,
-        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        io_kind(error),
+        Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
     )
+}
+
+/// What the socket said, be it through HTTP/2.
+fn io_kind(error: &Error) -> Option<ErrorKind> {
+    let through_h2 = find_cause::<h2::Error>(error).and_then(h2::Error::get_io);
+    let io = through_h2.or_else(|| find_cause::<std::io::Error>(error));
+    io.map(std::io::Error::kind)
+}
+
+/// Whether it was a timer that ended it, ours or Pingora's.
+pub(super) fn is_of_time(error: &Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::HTTPStatus(504)
+    ) || io_kind(error) == Some(ErrorKind::TimedOut)
 }
 
 /// The code with which the peer reset its stream of HTTP/2, by its name in RFC 9113.

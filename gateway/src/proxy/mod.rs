@@ -269,9 +269,7 @@ impl ProxyHttp for Gateway {
         };
         let failure = call.failure_of(error);
         // A 100 Continue is no answer.
-        let answered = session
-            .response_written()
-            .is_some_and(|response| !response.status.is_informational());
+        let answered = session.response_written().is_some_and(is_final);
         let unanswered = failure.status != 0 && !answered;
         if unanswered && let Err(error) = call.answer(session, failure).await {
             tracing::debug!("a client is gone before it could be answered: {error}");

@@ -92,8 +92,8 @@ impl UpstreamUse {
         self.leg.leg.sharing = Sharing::Upgraded;
     }
 
-    /// The call is done with it.
-    pub(super) fn finish(mut self, now_ns: u64) -> UpstreamLeg {
+    /// The call is done with it, or would have had more to send.
+    pub(super) fn finish(mut self, now_ns: u64, has_more: bool) -> UpstreamLeg {
         let leg = &mut self.leg.leg;
         if leg.sharing == Sharing::Multiplexed {
             leg.end = self.connection.counters(self.fd, now_ns);
@@ -110,7 +110,9 @@ impl UpstreamUse {
         leg.received_range = range(self.received_start, received(&leg.end));
         if let Some(ledger) = self.connection.socket.ledger() {
             if let Some(range) = &leg.sent_range {
-                leg.sent = ledger.sent(range);
+                // A window that stays closed is time lost only while somebody waits for it.
+                let end = if has_more { u64::MAX } else { range.end };
+                leg.sent = ledger.sent(&(range.start..end));
             }
             if let Some(range) = &leg.received_range {
                 leg.received = ledger.received(range);

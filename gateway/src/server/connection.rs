@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
-use calltap_correlate::socket::{CallRanges, Counters, DirectionTotals, SocketSnapshot};
+use calltap_correlate::socket::{CallRanges, Close, Counters, DirectionTotals, SocketSnapshot};
 use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -655,6 +655,12 @@ impl ClientConnection {
 
     fn tcp_info(&self, now_ns: u64) -> Option<Counters> {
         tcp_info::counters(self.tcp.upgrade()?.as_ref(), now_ns).ok()
+    }
+
+    /// The client's kernel has reset it, whether anybody has read that yet or not.
+    pub(crate) fn was_reset(&self) -> bool {
+        let ledger = self.socket.ledger();
+        ledger.is_some_and(|ledger| ledger.counters(now_ns()).close == Some(Close::RstIn))
     }
 
     /// What settles a call: `None` when the socket is gone and nothing can be learnt any more.

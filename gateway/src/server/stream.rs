@@ -62,7 +62,7 @@ impl Wire {
         error
     }
 
-    /// Nothing to read: waits for the deadline too. The timer is armed once and then only looked
+    /// Nothing to read, or no room to write: waits for the deadline too. The timer is armed once and then only looked
     /// at when it fires, for most deadlines are moved on long before they are reached.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
@@ -132,7 +132,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -146,8 +146,10 @@ impl AsyncWrite for Wire {
                 Err(error) => return Poll::Ready(Err(self.failed(error))),
             }
             self.connection.blocked();
-            if let Err(error) = ready!(self.tcp.poll_write_ready(cx)) {
-                return Poll::Ready(Err(self.failed(error)));
+            match self.tcp.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(error))),
+                Poll::Pending => return self.poll_deadline(cx).map(Err),
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::common::backend::{Backend, Refusing};
@@ -156,18 +157,59 @@ fn an_upgraded_connection_may_be_silent_for_as_long_as_it_is_said() {
     let (_backend, calltap) = start(
         "limits.client_stall_ms = 100\nlimits.upstream_read_ms = 100\nlimits.upgraded_idle_ms = 600",
     );
-    let mut client = Client::connect(calltap.address());
-    client.send(format!("GET /upgrade {UPGRADE}"));
-    let head = client.wire().head().expect("a head").expect("a head");
-    assert_eq!(head.word(1), "101");
-    client.send("frame1");
-    assert_eq!(client.wire().exactly(6).expect("an echo"), b"frame1");
+    let mut client = upgraded(&calltap, "/upgrade");
     let _ = client.wire().rest();
     drop(client);
     calltap.finish_one().expect(json!({
         "http.response.status_code": 101,
         "response.flags": ["idle_timeout"],
         "error.type": "idle_timeout",
+    }));
+}
+
+/// A connection that has been upgraded and has echoed a frame.
+fn upgraded(calltap: &Calltap, path: &str) -> Client {
+    let mut client = Client::connect(calltap.address());
+    client.send(format!("GET {path} {UPGRADE}"));
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(head.word(1), "101");
+    client.send("frame1");
+    assert_eq!(client.wire().exactly(6).expect("an echo"), b"frame1");
+    client
+}
+
+#[test]
+fn an_upgraded_connection_that_is_cut_off_did_not_end_by_itself() {
+    let (_backend, mut calltap) = start("shutdown.grace_s = 0");
+    let client = upgraded(&calltap, "/upgrade");
+    calltap.signal(Signal::TERM);
+    assert!(calltap.ended().status.success());
+    drop(client);
+    let records = calltap.records_now();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    records[0].expect(json!({
+        "http.response.status_code": 101,
+        "response.flags": ["shutdown"],
+        "error.type": "shutdown",
+    }));
+}
+
+#[test]
+fn an_upgraded_connection_that_the_backend_resets_was_answered() {
+    let (_backend, calltap) = start("");
+    let mut client = upgraded(&calltap, "/upgrade-reset");
+    client.send("frame2");
+    let _ = client.wire().rest();
+    drop(client);
+    let record = calltap.finish_one();
+    record.expect(json!({
+        "http.response.status_code": 101,
+        "response.flags": ["upstream_reset"],
+        "error.type": "upstream_reset",
+    }));
+    record.expect_if_tapped(json!({
+        "upstream.http.response.body.size": 6,
+        "upstream.http.response.body.discarded": 0,
     }));
 }
 

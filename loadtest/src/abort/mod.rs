@@ -217,6 +217,11 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// The client connects, with a receive buffer of its choice, and sends a request.
     fn ask(&mut self, path: &str, buffer_bytes: Option<usize>) -> anyhow::Result<()> {
+        self.connect(buffer_bytes)?;
+        self.ask_again(path)
+    }
+
+    fn connect(&mut self, buffer_bytes: Option<usize>) -> anyhow::Result<()> {
         let plain = self.gateway.plain();
         let client = self
             .lab
@@ -225,14 +230,28 @@ impl Stage<'_> {
         client.set_read_timeout(Some(PATIENCE))?;
         self.client_address = Some(client.local_addr()?);
         self.client = Some(client);
-        self.ask_again(path)
+        Ok(())
     }
 
     /// The client sends another request on its connection.
     fn ask_again(&mut self, path: &str) -> anyhow::Result<()> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n\r\n");
-        self.client()?.write_all(request.as_bytes())?;
-        Ok(())
+        self.ask_with(path, "")
+    }
+
+    /// The same, with lines of its own in the head.
+    fn ask_with(&mut self, path: &str, lines: &str) -> anyhow::Result<()> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n{lines}\r\n");
+        self.client_says(request.as_bytes())
+    }
+
+    /// The client sends these bytes.
+    fn client_says(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.client()?.write_all(bytes)?)
+    }
+
+    /// The upstream sends these bytes.
+    fn upstream_says(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.server()?.write_all(bytes)?)
     }
 
     /// The upstream has the request.

@@ -213,6 +213,23 @@ pub const ENDINGS: &[Ending] = &[
         ..WELL
     },
     Ending {
+        name: "client-speaks-after-close",
+        what: "the gateway has written all and closed, and the client says one byte more",
+        script: |s| {
+            s.connect(Some(SMALL_BUFFER))?;
+            s.ask_with("/x", "Connection: close\r\n")?;
+            s.asked()?;
+            s.answer(SOME, SOME)?;
+            s.read(1000)?;
+            pause(300);
+            s.client_says(b"?")
+        },
+        flag: Some("gateway_reset"),
+        client_close: Some("rst_out"),
+        closes_window: true,
+        ..WELL
+    },
+    Ending {
         name: "client-vanishes-waiting",
         what: "the client's host vanishes before a small response",
         script: |s| {
@@ -337,6 +354,22 @@ pub const ENDINGS: &[Ending] = &[
         ..FAILED
     },
     Ending {
+        name: "upstream-nonsense-body",
+        what: "the upstream sends a chunk, and then something that is none",
+        script: |s| {
+            s.ask("/x", None)?;
+            s.asked()?;
+            s.answer_chunks(&[300])?;
+            s.read(20)?;
+            s.upstream_says(b"no chunk\r\n")?;
+            s.drain()
+        },
+        flag: Some("upstream_protocol_error"),
+        upstream_close: Some("fin_local"),
+        length: None,
+        ..FAILED
+    },
+    Ending {
         name: "upstream-silent-body",
         what: "the upstream falls silent half way",
         script: |s| {
@@ -371,6 +404,23 @@ pub const ENDINGS: &[Ending] = &[
         flag: Some("timeout"),
         upstream_close: Some("fin_local"),
         ..FAILED
+    },
+    Ending {
+        name: "total-timeout-blocked",
+        what: "the call's time is up while the client does not read",
+        script: |s| {
+            s.ask("/limited", Some(SMALL_BUFFER))?;
+            s.asked()?;
+            s.answer(HUGE, 0)?;
+            s.flood(HUGE)?;
+            s.read(1000).map(|_| ())
+        },
+        flag: Some("timeout"),
+        upstream_close: Some("rst_out"),
+        length: Some(HUGE),
+        unread: true,
+        closes_window: true,
+        ..WELL
     },
     Ending {
         name: "shutdown-body",

@@ -21,7 +21,7 @@
 //! | `/half-close` | closes the connection in the middle of the response |
 //! | `/garbage` | answers what is not HTTP |
 //! | `/health` | answers 200, or 503 while the test says that it is sick |
-//! | `/upgrade` | 101, then echoes what comes |
+//! | `/upgrade`, `/upgrade-reset` | 101, then echoes what comes; or once, and resets |
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -338,13 +338,17 @@ fn answer<S: Read + Write>(
             wire.send("this is not HTTP\r\n\r\n")?;
             return Ok(Break(()));
         }
-        "upgrade" => {
+        "upgrade" | "upgrade-reset" => {
             wire.send(
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             )?;
             loop {
                 let frame = wire.exactly(6)?;
                 if frame.is_empty() {
+                    return Ok(Break(()));
+                }
+                if name == "upgrade-reset" && frame == b"frame2" {
+                    raw.into_iter().for_each(reset);
                     return Ok(Break(()));
                 }
                 wire.send(frame)?;
