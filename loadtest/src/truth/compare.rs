@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::connection::{CROSSING_NS, Connection, Moment, option};
+use super::connection::{CROSSING_NS, Connection, Ending, Moment, option};
 use super::derive::{self, Facts};
 use super::evidence::{Asked, Scene};
 use super::parts;
@@ -705,6 +705,11 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
         let told = asked.status.map(u64::from);
         let want = Want::or_unknown(told.filter(|_| asked.complete));
         sheet.field(Group::Ending, "http.response.status_code", want, false, "");
+        if asked.complete && asked.status.is_some_and(|status| status < 500) {
+            let has_flags = sheet.record.list("response.flags").next().is_some();
+            let capture = || "a whole answer, by its client".to_owned();
+            sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
+        }
         return;
     };
     let seen = client.carried.exchanges[at].response.as_ref();
@@ -1008,15 +1013,7 @@ fn ending(
     };
     let want = match connection.ending() {
         Some((how, when)) if is_last => {
-            let mut names = vec![how.name().to_owned()];
-            // Two that cross on the way may have been taken in the other order.
-            for (other, later) in connection.endings.iter().skip(1) {
-                if later.ns.abs_diff(when.ns) < CROSSING_NS
-                    && !names.contains(&other.name().to_owned())
-                {
-                    names.push(other.name().to_owned());
-                }
-            }
+            let names = endings(connection, how, when);
             let is_owed = books_closed.is_none_or(|closed| when.ns < closed.ns)
                 || (leg == Leg::Client && sheet.record.text("settled") == Some("closed"));
             match sheet.record.text(&name("tcp.close")) {
@@ -1044,6 +1041,19 @@ fn ending(
             may_be_absent: false,
         });
     }
+}
+
+/// What a connection's end may be called: two that cross on the way may have been taken in the other
+/// order.
+fn endings(connection: &Connection, how: Ending, when: Moment) -> Vec<String> {
+    let mut names = vec![how.name().to_owned()];
+    for (other, later) in connection.endings.iter().skip(1) {
+        let is_new = !names.iter().any(|name| name == other.name());
+        if later.ns.abs_diff(when.ns) < CROSSING_NS && is_new {
+            names.push(other.name().to_owned());
+        }
+    }
+    names
 }
 
 /// Between a mark of the gateway's and its look at a socket.
@@ -1153,23 +1163,44 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
     ] {
         let told = names.map(|name| sheet.record.number(&format!("{s}.{name}")));
         let ahead = if least > 0 { ahead } else { 0 };
-        let agrees = match told {
-            [Some(bytes), Some(segments), Some(ip_bytes), Some(again)] => {
+        let again_bytes = match is_inbound {
+            true => Some(0),
+            false => sheet.record.number(&format!("{s}.{OUTBOUND_AGAIN_BYTES}")),
+        };
+        let agrees = match (told, again_bytes) {
+            ([Some(bytes), Some(segments), Some(ip_bytes), Some(again)], Some(again_bytes)) => {
                 let told = derive::Passed {
                     bytes,
                     segments,
                     ip_bytes,
                     again,
+                    again_bytes,
                 };
                 bytes >= least && derive::passed(connection, is_inbound, begin, end_ns, ahead, told)
             }
             _ => false,
         };
-        for (name, group) in names.into_iter().zip(SHARED_GROUPS) {
+        let more = (!is_inbound).then_some((OUTBOUND_AGAIN_BYTES, Group::Retransmits));
+        for (name, group) in names.into_iter().zip(SHARED_GROUPS).chain(more) {
             let capture = || "no two moments between which so much passed".to_owned();
             sheet.judged(group, &format!("{s}.{name}"), agrees, capture, &look);
         }
     }
+    let field = format!("{s}.tcp.mss");
+    sheet.field(Group::Headers, &field, mss(connection, leg), false, &look);
+    // How the connection ended is told of a call that saw it.
+    let want = match connection.ending() {
+        Some((how, when)) => Want::PerhapsText(endings(connection, how, when).join(" or ")),
+        None => Want::Nothing,
+    };
+    let want = match (want, sheet.record.get(&format!("{s}.tcp.close"))) {
+        (Want::PerhapsText(names), Some(_)) => {
+            Want::OneOfTexts(names.split(" or ").map(str::to_owned).collect())
+        }
+        (want, _) => want,
+    };
+    let field = format!("{s}.tcp.close");
+    sheet.field(Group::Ending, &field, want, false, &look);
 }
 
 /// Counters of a direction: payload, segments, IP bytes and repeats.
@@ -1185,6 +1216,7 @@ const OUTBOUND: [&str; 4] = [
     "wire.ip_bytes_out",
     "tcp.retransmits",
 ];
+const OUTBOUND_AGAIN_BYTES: &str = "tcp.retransmitted_bytes";
 const SHARED_GROUPS: [Group; 4] = [
     Group::Payload,
     Group::Packets,
@@ -1431,6 +1463,8 @@ fn marks(
         let from_ns = from.map_or(seen.ns, |moment| moment.ns) as i64;
         let between = from_ns - EARLY_NS..=seen.ns as i64 + EARLY_NS;
         if from_ns != seen.ns as i64 && between.contains(&told_ns) {
+            let loose = (sheet.call.to_owned(), field.clone());
+            sheet.verdict.loose.insert(loose);
             sheet.judged(Group::Marks, &field, true, String::new, "");
             continue;
         }

@@ -268,6 +268,8 @@ pub(crate) struct Passed {
     pub(crate) ip_bytes: u64,
     /// Repeats; of what arrived, also what began with bytes seen before.
     pub(crate) again: u64,
+    /// Bytes of repeats; of what left only.
+    pub(crate) again_bytes: u64,
 }
 
 /// Whether exactly this passed between a moment of the span `begin` and one of the span `end`, ns;
@@ -323,6 +325,9 @@ pub(crate) fn passed(
         so_far.segments += 1;
         so_far.ip_bytes += u64::from(connection.packet(segment.at).ip_bytes);
         so_far.again += u64::from(is_late);
+        if is_late && !is_inbound {
+            so_far.again_bytes += segment.end - segment.first;
+        }
         before = Some(segment.moment.ns);
     }
     false
@@ -335,6 +340,7 @@ impl Passed {
             segments: self.segments.checked_sub(other.segments)?,
             ip_bytes: self.ip_bytes.checked_sub(other.ip_bytes)?,
             again: self.again.checked_sub(other.again)?,
+            again_bytes: self.again_bytes.checked_sub(other.again_bytes)?,
         })
     }
 }
@@ -478,6 +484,7 @@ mod tests {
             segments,
             ip_bytes: bytes + again * 2 + segments * 40,
             again,
+            again_bytes: 0,
         };
         // From before the second to after the third.
         let (begin, end) = ((at(3) + 1, at(4) - 1), (at(5) + 1, at(6) - 1));

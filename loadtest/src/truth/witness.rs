@@ -103,6 +103,14 @@ fn sight(
         }
         sighted.connections.push(talk);
     }
+    // A retry may be on a connection that is older than that of the first try.
+    let Sighted { connections, calls } = &mut sighted;
+    for places in calls.values_mut() {
+        places.sort_by_key(|(connection, at)| {
+            let facts = connections[*connection].facts.get(*at);
+            facts.and_then(|facts| facts.request_first.map(|seen| seen.ns))
+        });
+    }
     Ok(sighted)
 }
 
