@@ -530,7 +530,7 @@ record! {
             "upstream.tls.cipher" upstream_tls_cipher: Option<Text>, "TLS cipher suite with the upstream.";
         }
         "Handshake (first call of a connection)" of SOCKET {
-            "client.handshake_us" client_handshake_us: Option<u64>, "From the client's SYN until the connection was established, µs.";
+            "client.handshake_us" client_handshake_us: Option<u64>, "From the client's SYN, as the kernel took it, until the connection was established, µs. One that found the listener's queue full was not taken.";
             "client.accept_wait_us" client_accept_wait_us: Option<u64>, "From established until the gateway accepted it, µs.";
             "client.tls_handshake_us" client_tls_handshake_us: Option<u64>, "TLS handshake with the client, µs.";
         }

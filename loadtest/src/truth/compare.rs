@@ -1294,11 +1294,24 @@ fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: Option<bool
     // Of calls that share a connection, the record says which was the first.
     let told = sheet.record.number("client.socket.request_seq") == Some(1);
     let shaken = connection.third.filter(|_| is_first.unwrap_or(told));
-    let want = shaken.map_or(Want::Nothing, |third| {
-        let us = (connection.moment(third).ns - packet.ns) / 1000;
-        sheet.within(us, 2 * SLOW_US)
-    });
-    sheet.field(Group::Syn, "client.handshake_us", want, false, &look);
+    const FIELD: &str = "client.handshake_us";
+    let us = shaken.map(|third| (connection.moment(third).ns - packet.ns) / 1000);
+    let told = sheet.record.number(FIELD);
+    if let (Some(us), Some(told), Times::Judged) = (us, told, sheet.verdict.times)
+        && (2 * SLOW_US..=HELD_UP_MAX_US).contains(&told.abs_diff(us))
+    {
+        // Like any mark, in a few calls.
+        sheet.verdict.held_up.push(Miss {
+            call: sheet.call.to_owned(),
+            field: FIELD.to_owned(),
+            record: told.to_string(),
+            capture: us.to_string(),
+            packets: look,
+        });
+        return;
+    }
+    let want = us.map_or(Want::Nothing, |us| sheet.within(us, 2 * SLOW_US));
+    sheet.field(Group::Syn, FIELD, want, false, &look);
 }
 
 /// No single mark may be further off than this, µs, beyond what two captures differ by.

@@ -252,13 +252,12 @@ impl Connection {
     }
 
     fn handshake(&mut self, packet: &Packet, at: usize, is_inbound: bool) {
-        let place = if packet.is(ACK) {
-            &mut self.syn_ack
-        } else {
-            &mut self.syn
-        };
-        // A repeated SYN is the same SYN.
-        place.get_or_insert(at);
+        if packet.is(ACK) {
+            self.syn_ack.get_or_insert(at);
+        } else if self.syn_ack.is_none() {
+            // The one that was answered. Those before found the queue full, and nobody took them.
+            self.syn = Some(at);
+        }
         let flow = if is_inbound {
             &mut self.inbound
         } else {
