@@ -19,6 +19,7 @@ use calltap_correlate::record::{CallRecord, Selection};
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
+use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
@@ -63,6 +64,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .ok()
         .context("a second TLS provider was installed")?;
     allow_many_files();
+    // Pingora's own timers have a thread that wakes a hundred times a second, calls or none. Those of
+    // the runtime wake nobody before their time.
+    set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let (tap, tap_reason) = start_tap(&config.tap)?;
     let listeners = bind(&config, &tap)?;
     let admin = bind_admin(&config)?;
@@ -639,7 +643,7 @@ impl admin::Facts for Facts {
         for connection in &self.shared.registry {
             each(LiveConnection {
                 cookie: *connection.key(),
-                peer: connection.peer,
+                peer: connection.peer.address,
                 local: connection.local,
             });
         }
