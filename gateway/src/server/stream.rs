@@ -17,7 +17,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
@@ -60,6 +60,15 @@ impl Wire {
             _ => Ended::Failed,
         });
         error
+    }
+
+    /// A read that did not fill its room took all there was: whatever comes next wakes the reader, and
+    /// to ask the socket before would be a system call in vain. `TcpStream` does so by itself where it
+    /// is read through [`AsyncRead`].
+    fn await_more(&self) {
+        let _ = self.tcp.try_io(Interest::READABLE, || -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        });
     }
 
     /// Nothing to read, or no room to write: waits for the deadline too. The timer is armed once and then only looked
@@ -111,6 +120,7 @@ impl AsyncRead for Wire {
                     };
                 }
             }
+            let room = buf.remaining();
             // Safe uninitialised reads: `try_read_buf` fills what `ReadBuf` has not initialised.
             match self.tcp.try_read_buf(buf) {
                 Ok(0) => {
@@ -121,6 +131,9 @@ impl AsyncRead for Wire {
                 }
                 Ok(n) => {
                     self.connection.count_wire_read(n);
+                    if n < room {
+                        self.await_more();
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
