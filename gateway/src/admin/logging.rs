@@ -16,8 +16,8 @@ use calltap_correlate::record::{CallRecord, free_key};
 use calltap_correlate::socket::SocketCookie;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::json;
-use uuid::Uuid;
 
+use crate::identity;
 use crate::identity::redact::{REDACTED, Secrets};
 
 use super::recent::Recent;
@@ -41,7 +41,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Result<Res
     let posted = Posted::parse(&body).map_err(Refusal::bad_request)?;
     let entry = posted.check(&api.secrets).map_err(Refusal::bad_request)?;
     let found = Sought::of(&entry.details).look(&api);
-    let uid = Uuid::now_v7();
+    let uid = identity::uuid_v7();
     let (attached_to, matches) = match found {
         Found::One(name) => (Some(name), None),
         Found::Many(n) => (None, Some(n)),

@@ -3,9 +3,15 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use http::header::{FORWARDED, InvalidHeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{authority, canonical, single_header};
+use super::{Peer, authority, canonical, single_header};
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Only this many hops are kept, the ones nearest to us.
 const HOPS_MAX: usize = 32;
@@ -19,7 +25,7 @@ const HOST_BYTES_MAX: usize = 255 + ":65535".len();
 pub(super) struct Forwarding {
     /// Farthest first, without the peer itself.
     hops: Vec<SocketAddr>,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     /// The Forwarded header of a trusted peer.
     forwarded: Option<String>,
     scheme: &'static str,
@@ -31,7 +37,7 @@ pub(super) struct Forwarding {
 impl Forwarding {
     pub(super) fn of(
         head: &RequestHeader,
-        peer: Option<SocketAddr>,
+        peer: Option<&Peer>,
         scheme: &'static str,
         peer_is_trusted: bool,
     ) -> Self {
@@ -40,7 +46,7 @@ impl Forwarding {
             .map(str::to_owned);
         let mut forwarding = Self {
             hops: Vec::new(),
-            peer,
+            peer: peer.cloned(),
             forwarded: None,
             scheme,
             forwarded_proto: scheme,
@@ -50,9 +56,9 @@ impl Forwarding {
         if !peer_is_trusted {
             return forwarding;
         }
-        forwarding.forwarded = joined(head, "forwarded")
+        forwarding.forwarded = joined(head, &FORWARDED)
             .filter(|text| text.len() <= FORWARDED_BYTES_MAX && elements(text).is_some());
-        forwarding.hops = match joined(head, "x-forwarded-for") {
+        forwarding.hops = match joined(head, &X_FORWARDED_FOR) {
             Some(list) => nearest_hops(list.split(',').map(|node| parse_node(node.trim()))),
             // Only the standard header: its hops are X-Forwarded-For's too.
             None => forwarding
@@ -63,12 +69,12 @@ impl Forwarding {
                     nearest_hops(elements.into_iter().map(|pairs| parse_node(pairs.node?)))
                 }),
         };
-        match single_header(head, "x-forwarded-proto") {
+        match single_header(head, &X_FORWARDED_PROTO) {
             Some("http") => forwarding.forwarded_proto = "http",
             Some("https") => forwarding.forwarded_proto = "https",
             _ => {}
         }
-        if let Some(host) = single_header(head, "x-forwarded-host").filter(|host| is_host(host)) {
+        if let Some(host) = single_header(head, &X_FORWARDED_HOST).filter(|host| is_host(host)) {
             forwarding.forwarded_host = Some(host.to_owned());
         }
         forwarding
@@ -76,7 +82,8 @@ impl Forwarding {
 
     /// The nearest address that is not itself trusted; the farthest if all are.
     pub(super) fn client_address(&self, is_trusted: &dyn Fn(IpAddr) -> bool) -> Option<SocketAddr> {
-        let way_back = self.peer.into_iter().chain(self.hops.iter().rev().copied());
+        let peer = self.peer.iter().map(|peer| peer.address);
+        let way_back = peer.chain(self.hops.iter().rev().copied());
         let mut client = None;
         for address in way_back {
             client = Some(address);
@@ -89,27 +96,27 @@ impl Forwarding {
 
     pub(super) fn stamp(
         &self,
-        head: &mut RequestHeader,
+        headers: &mut HeaderMap,
         peer_is_trusted: bool,
-    ) -> pingora::Result<()> {
+    ) -> Result<(), InvalidHeaderValue> {
         if !peer_is_trusted {
-            remove_claims(head);
+            remove_claims(headers);
         }
         let mut chain = String::new();
-        for hop in self.hops.iter().chain(&self.peer) {
-            if !chain.is_empty() {
-                chain.push_str(", ");
-            }
-            let _ = write!(chain, "{}", hop.ip());
+        for hop in &self.hops {
+            let _ = write!(chain, "{}, ", hop.ip());
         }
-        insert_or_remove(
-            head,
-            "X-Forwarded-For",
-            Some(chain).filter(|chain| !chain.is_empty()),
-        )?;
-        insert_or_remove(head, "X-Forwarded-Host", self.forwarded_host.clone())?;
-        head.insert_header("X-Forwarded-Proto", self.forwarded_proto)?;
-        head.insert_header("Forwarded", self.forwarded_header())
+        match &self.peer {
+            Some(peer) => chain.push_str(&peer.text),
+            None => chain.truncate(chain.len().saturating_sub(2)),
+        }
+        let chain = Some(chain).filter(|chain| !chain.is_empty());
+        insert_or_remove(headers, &X_FORWARDED_FOR, chain)?;
+        insert_or_remove(headers, &X_FORWARDED_HOST, self.forwarded_host.clone())?;
+        let proto = HeaderValue::from_static(self.forwarded_proto);
+        headers.insert(&X_FORWARDED_PROTO, proto);
+        headers.insert(FORWARDED, HeaderValue::try_from(self.forwarded_header())?);
+        Ok(())
     }
 
     fn forwarded_header(&self) -> String {
@@ -123,25 +130,25 @@ impl Forwarding {
         if !text.is_empty() {
             text.push_str(", ");
         }
-        match self.peer {
-            Some(peer) => {
-                let _ = write!(text, "for={}", node(peer.ip()));
-            }
-            None => text.push_str("for=unknown"),
-        }
+        let (open, close) = match &self.peer {
+            Some(peer) if peer.address.is_ipv6() => ("for=\"[", "]\""),
+            _ => ("for=", ""),
+        };
+        let peer = self.peer.as_ref().map_or("unknown", |peer| &*peer.text);
+        text.extend([open, peer, close]);
         if let Some(host) = &self.host {
             // A port or an IPv6 literal needs quotes; is_host leaves nothing to escape.
             let quote = if host.contains([':', '[']) { "\"" } else { "" };
-            let _ = write!(text, ";host={quote}{host}{quote}");
+            text.extend([";host=", quote, host, quote]);
         }
-        let _ = write!(text, ";proto={}", self.scheme);
+        text.extend([";proto=", self.scheme]);
         text
     }
 }
 
 /// Headers by which a stranger could claim to be somebody's proxy. Underscores count as hyphens:
 /// CGI-like backends cannot tell them apart.
-fn remove_claims(head: &mut RequestHeader) {
+fn remove_claims(headers: &mut HeaderMap) {
     const NAMES: [&str; 7] = [
         "forwarded",
         "x-real-ip",
@@ -156,11 +163,10 @@ fn remove_claims(head: &mut RequestHeader) {
             .map(|byte| if byte == b'_' { b'-' } else { byte })
             .eq(wanted.bytes())
     };
-    let claims: Vec<String> = head
-        .headers
+    let claims: Vec<HeaderName> = headers
         .keys()
-        .map(http::HeaderName::as_str)
         .filter(|name| {
+            let name = name.as_str();
             const PREFIX: &str = "x-forwarded-";
             name.get(..PREFIX.len())
                 .is_some_and(|prefix| reads_as(prefix, PREFIX))
@@ -169,29 +175,27 @@ fn remove_claims(head: &mut RequestHeader) {
                     .iter()
                     .any(|ours| name.contains('_') && reads_as(name, ours))
         })
-        .map(str::to_owned)
+        .cloned()
         .collect();
     for name in claims {
-        head.remove_header(name.as_str());
+        headers.remove(name);
     }
 }
 
 fn insert_or_remove(
-    head: &mut RequestHeader,
-    name: &'static str,
+    headers: &mut HeaderMap,
+    name: &HeaderName,
     value: Option<String>,
-) -> pingora::Result<()> {
+) -> Result<(), InvalidHeaderValue> {
     match value {
-        Some(value) => head.insert_header(name, value),
-        None => {
-            head.remove_header(name);
-            Ok(())
-        }
-    }
+        Some(value) => headers.insert(name, HeaderValue::try_from(value)?),
+        None => headers.remove(name),
+    };
+    Ok(())
 }
 
 /// All lines of a list header as one; `None` without any, or if one is not ASCII.
-fn joined(head: &RequestHeader, name: &str) -> Option<String> {
+fn joined(head: &RequestHeader, name: &HeaderName) -> Option<String> {
     let mut values = head.headers.get_all(name).iter();
     let mut whole = values.next()?.to_str().ok()?.to_owned();
     for value in values {
@@ -312,7 +316,8 @@ mod tests {
     use super::*;
 
     fn forwarding(peer: &str, sent: &[&str]) -> Forwarding {
-        Forwarding::of(&head(sent), Some(peer.parse().unwrap()), "http", true)
+        let peer = Peer::new(peer.parse().unwrap());
+        Forwarding::of(&head(sent), Some(&peer), "http", true)
     }
 
     #[test]

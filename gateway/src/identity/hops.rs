@@ -3,36 +3,37 @@
 //! Requests are not touched here, Pingora cleans those itself. It passes a response's on, but
 //! frames the message anew, so `Transfer-Encoding` is its business.
 
+use http::HeaderName;
 use http::header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRAILER, UPGRADE};
 use pingora::http::ResponseHeader;
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes hop-by-hop headers, and those that `Connection` names. A 101 keeps what upgrades it.
 pub(crate) fn clean_response(head: &mut ResponseHeader) {
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    let named: Vec<http::HeaderName> = head
+    let named: Vec<HeaderName> = head
         .headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| http::HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         .filter(may_be_named)
         .collect();
     for name in named {
         head.remove_header(&name);
     }
-    for name in ["keep-alive", "proxy-connection"] {
+    for name in [&CONNECTION, &UPGRADE, &TE, &KEEP_ALIVE, &PROXY_CONNECTION] {
         head.remove_header(name);
-    }
-    for name in [CONNECTION, UPGRADE, TE] {
-        head.remove_header(&name);
     }
 }
 
 /// A server cannot talk us out of what frames the message or belongs to the client.
-fn may_be_named(name: &http::HeaderName) -> bool {
+fn may_be_named(name: &HeaderName) -> bool {
     ![
         http::header::CONTENT_LENGTH,
         http::header::TRANSFER_ENCODING,

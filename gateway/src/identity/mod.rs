@@ -13,21 +13,48 @@ pub(crate) mod trace;
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use http::header::InvalidHeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::RequestHeader;
 use ring::rand::{SecureRandom, SystemRandom};
-use uuid::Builder;
+use rustix::time::{ClockId, clock_gettime};
+use uuid::{Builder, Uuid};
 
 use forwarded::Forwarding;
 use trace::Trace;
 
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_GLOBAL_TRANSACTION_ID: HeaderName = HeaderName::from_static("x-global-transaction-id");
+
+/// Room for the headers that [`Identity::stamp`] adds.
+pub(crate) const STAMPED_HEADERS: usize = 8;
+
 /// Ids of others are kept up to this length, bytes.
 pub(crate) const ID_BYTES_MAX: usize = 128;
+
+/// A TCP peer, and its address in words: constant for a connection, and needed for every call.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    text: Arc<str>,
+}
+
+impl Peer {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        let address = canonical(address);
+        Self {
+            address,
+            text: address.ip().to_string().into(),
+        }
+    }
+}
 
 /// What is known of a request's sender before its head is read.
 pub(crate) struct Sender<'a> {
     /// The TCP peer; `None` where there is no address (a unix socket).
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<&'a Peer>,
     /// `http` or `https`, as the peer spoke to us.
     pub(crate) scheme: &'static str,
     /// Whose forwarding headers are believed.
@@ -57,24 +84,24 @@ impl Identity {
         sender: &Sender<'_>,
         mut random: impl FnMut() -> u128,
     ) -> Self {
-        let peer = sender.peer.map(canonical);
-        let peer_is_trusted = peer.is_some_and(|peer| (sender.is_trusted)(peer.ip()));
-        let kept = |name: &str| {
+        let peer = sender.peer;
+        let peer_is_trusted = peer.is_some_and(|peer| (sender.is_trusted)(peer.address.ip()));
+        let kept = |name: &HeaderName| {
             peer_is_trusted
                 .then(|| single_header(head, name))
                 .flatten()
                 .filter(|id| is_id(id))
         };
-        let request_id = kept("x-request-id").map_or_else(
+        let request_id = kept(&X_REQUEST_ID).map_or_else(
             || {
-                Builder::from_random_bytes(random().to_be_bytes())
-                    .into_uuid()
-                    .to_string()
+                let id = Builder::from_random_bytes(random().to_be_bytes()).into_uuid();
+                let mut text = Uuid::encode_buffer();
+                id.as_hyphenated().encode_lower(&mut text).to_owned()
             },
             str::to_owned,
         );
-        let global_transaction_id = kept("x-global-transaction-id")
-            .map_or_else(|| format!("{:032x}", random()), str::to_owned);
+        let global_transaction_id =
+            kept(&X_GLOBAL_TRANSACTION_ID).map_or_else(|| hex(random()), str::to_owned);
         let trace = if peer_is_trusted {
             Trace::continued(head, &mut random)
         } else {
@@ -95,16 +122,25 @@ impl Identity {
     /// Writes all of it into the head that goes to the upstream, over what the client sent.
     ///
     /// # Errors
-    /// Pingora refuses a header; the values written here are all printable ASCII.
-    pub(crate) fn stamp(&self, head: &mut RequestHeader) -> pingora::Result<()> {
-        self.forwarding.stamp(head, self.peer_is_trusted)?;
-        self.trace.stamp(head)?;
-        head.insert_header("X-Request-ID", self.request_id.as_str())?;
-        head.insert_header(
-            "X-Global-Transaction-ID",
-            self.global_transaction_id.as_str(),
-        )
+    /// None in practice: the values written here are all printable ASCII.
+    pub(crate) fn stamp(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
+        self.forwarding.stamp(headers, self.peer_is_trusted)?;
+        self.trace.stamp(headers)?;
+        for (name, id) in [
+            (&X_REQUEST_ID, &self.request_id),
+            (&X_GLOBAL_TRANSACTION_ID, &self.global_transaction_id),
+        ] {
+            headers.insert(name, HeaderValue::from_str(id)?);
+        }
+        Ok(())
     }
+}
+
+/// 32 hex digits. The formatting machinery takes ten times as long, and every call has several ids.
+fn hex(number: u128) -> String {
+    let mut digits = Uuid::encode_buffer();
+    let id = Uuid::from_u128(number);
+    id.as_simple().encode_lower(&mut digits).to_owned()
 }
 
 /// 128 random bits that nobody can predict, without a system call for each.
@@ -127,16 +163,30 @@ pub(crate) fn random() -> u128 {
     })
 }
 
+/// A UUIDv7 of now: milliseconds since 1970, their fraction in 4096ths, and random bits (RFC 9562,
+/// section 6.2, method 3).
+pub(crate) fn uuid_v7() -> Uuid {
+    const MILLISECOND_NS: u64 = 1_000_000;
+    let wall = clock_gettime(ClockId::Realtime);
+    let wall_ns = wall.tv_nsec.cast_unsigned();
+    let milliseconds = wall.tv_sec.cast_unsigned() * 1000 + wall_ns / MILLISECOND_NS;
+    let fraction = (wall_ns % MILLISECOND_NS) * 4096 / MILLISECOND_NS;
+    let mut rest = [0; 10];
+    rest[..2].copy_from_slice(&(fraction as u16).to_be_bytes());
+    rest[2..].copy_from_slice(&(random() as u64).to_be_bytes());
+    Builder::from_unix_timestamp_millis(milliseconds, &rest).into_uuid()
+}
+
 /// The authority the client asked for: `:authority` or an absolute target, else Host.
 pub(crate) fn authority(head: &RequestHeader) -> Option<&str> {
     match head.uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => single_header(head, "host"),
+        None => single_header(head, &header::HOST),
     }
 }
 
 /// A header that must not occur twice; `None` if it does, or is not ASCII.
-fn single_header<'h>(head: &'h RequestHeader, name: &str) -> Option<&'h str> {
+fn single_header<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h str> {
     let mut values = head.headers.get_all(name).iter();
     let first = values.next()?;
     if values.next().is_some() {
@@ -171,10 +221,9 @@ pub(crate) mod tests {
         head
     }
 
-    /// The head as lines again, sorted.
-    pub(crate) fn lines(head: &RequestHeader) -> Vec<String> {
-        let mut lines: Vec<String> = head
-            .headers
+    /// Headers as lines again, sorted.
+    pub(crate) fn lines(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<String> = headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
             .collect();
@@ -195,16 +244,17 @@ pub(crate) mod tests {
     const STRANGER: &str = "192.0.2.7:1000";
 
     fn stamped(peer: &str, sent: &[&str]) -> Vec<String> {
-        let mut head = head(sent);
+        let head = head(sent);
         let sender = Sender {
-            peer: Some(peer.parse().unwrap()),
+            peer: Some(&Peer::new(peer.parse().unwrap())),
             scheme: "https",
             is_trusted: &|address| address.to_string().starts_with("10."),
         };
+        let mut headers = head.headers.clone();
         Identity::of(&head, &sender, counting())
-            .stamp(&mut head)
+            .stamp(&mut headers)
             .unwrap();
-        lines(&head)
+        lines(&headers)
     }
 
     #[test]
@@ -285,6 +335,21 @@ pub(crate) mod tests {
                 ids.contains(&"x-request-id: 00000000-0000-4001-8000-000000000001".to_owned()),
                 "{sent:?} gave {ids:?}"
             );
+        }
+    }
+
+    #[test]
+    fn names_of_records_are_in_the_order_of_their_making() {
+        let mut last = uuid_v7();
+        assert_eq!(last.get_version_num(), 7);
+        let made = last.get_timestamp().map(|made| made.to_unix().0);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!(made.is_some_and(|made| (now - 60..=now).contains(&made)));
+        for _ in 0..100 {
+            std::thread::sleep(std::time::Duration::from_micros(1));
+            let next = uuid_v7();
+            assert!(next > last, "{next} after {last}");
+            last = next;
         }
     }
 

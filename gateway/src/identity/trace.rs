@@ -1,9 +1,14 @@
 //! W3C Trace Context: a valid `traceparent` is continued with a span of our own, anything else is
 //! dropped, its `tracestate` with it.
 
+use http::header::InvalidHeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::single_header;
+use super::{hex, single_header};
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A longer `tracestate` is dropped, bytes. The recommendation asks for at least 512.
 const STATE_BYTES_MAX: usize = 2048;
@@ -25,7 +30,7 @@ impl Trace {
         head: &RequestHeader,
         random: &mut impl FnMut() -> u128,
     ) -> Option<Self> {
-        let (trace_id, flags) = parse(single_header(head, "traceparent")?)?;
+        let (trace_id, flags) = parse(single_header(head, &TRACEPARENT)?)?;
         Some(Self {
             trace_id,
             span_id: span_id(random),
@@ -49,30 +54,26 @@ impl Trace {
 
     /// 32 hex digits.
     pub(crate) fn trace_id(&self) -> String {
-        format!("{:032x}", self.trace_id)
+        hex(self.trace_id)
     }
 
     /// Our span, 16 hex digits: the parent of whatever the upstream does.
     pub(crate) fn span_id(&self) -> String {
-        format!("{:016x}", self.span_id)
+        hex(self.span_id.into()).split_off(16)
     }
 
-    pub(super) fn stamp(&self, head: &mut RequestHeader) -> pingora::Result<()> {
-        let Self {
-            trace_id,
-            span_id,
-            flags,
-            state,
-        } = self;
-        let parent = format!("00-{trace_id:032x}-{span_id:016x}-{flags:02x}");
-        head.insert_header("traceparent", parent)?;
-        match state {
-            Some(state) => head.insert_header("tracestate", state.as_str()),
-            None => {
-                head.remove_header("tracestate");
-                Ok(())
-            }
-        }
+    pub(super) fn stamp(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
+        let flags = match self.flags & SAMPLED {
+            0 => "00",
+            _ => "01",
+        };
+        let parent = ["00", &self.trace_id(), &self.span_id(), flags].join("-");
+        headers.insert(&TRACEPARENT, HeaderValue::try_from(parent)?);
+        match &self.state {
+            Some(state) => headers.insert(&TRACESTATE, HeaderValue::from_str(state)?),
+            None => headers.remove(&TRACESTATE),
+        };
+        Ok(())
     }
 }
 
@@ -86,10 +87,10 @@ fn span_id(random: &mut impl FnMut() -> u128) -> u64 {
 /// Trace id and flags of a `traceparent`.
 fn parse(text: &str) -> Option<(u128, u8)> {
     let mut fields = text.split('-');
-    let version = hex(fields.next()?, 2)?;
-    let trace_id = hex(fields.next()?, 32)?;
-    let parent_id = hex(fields.next()?, 16)?;
-    let flags = hex(fields.next()?, 2)?;
+    let version = number(fields.next()?, 2)?;
+    let trace_id = number(fields.next()?, 32)?;
+    let parent_id = number(fields.next()?, 16)?;
+    let flags = number(fields.next()?, 2)?;
     // Version 00 ends here; later ones may go on, ff is none.
     if version == 0xff || (version == 0 && fields.next().is_some()) {
         return None;
@@ -98,7 +99,7 @@ fn parse(text: &str) -> Option<(u128, u8)> {
     (trace_id != 0 && parent_id != 0).then_some((trace_id, flags as u8 & SAMPLED))
 }
 
-fn hex(digits: &str, length: usize) -> Option<u128> {
+fn number(digits: &str, length: usize) -> Option<u128> {
     let lower_case = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     (digits.len() == length && digits.bytes().all(lower_case))
         .then(|| u128::from_str_radix(digits, 16).ok())
@@ -107,7 +108,7 @@ fn hex(digits: &str, length: usize) -> Option<u128> {
 
 fn state(head: &RequestHeader) -> Option<String> {
     let mut whole = String::new();
-    for value in head.headers.get_all("tracestate") {
+    for value in head.headers.get_all(&TRACESTATE) {
         let value = value.to_str().ok()?.trim();
         if value.is_empty() {
             continue;
@@ -128,11 +129,12 @@ mod tests {
     use super::*;
 
     fn check(sent: &[&str], expected: Option<&[&str]>) {
-        let mut head = head(sent);
+        let head = head(sent);
         let trace = Trace::continued(&head, &mut counting());
         let stamped = trace.map(|trace| {
-            trace.stamp(&mut head).unwrap();
-            lines(&head)
+            let mut headers = head.headers.clone();
+            trace.stamp(&mut headers).unwrap();
+            lines(&headers)
         });
         assert_eq!(
             stamped.as_deref(),

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
@@ -84,6 +85,9 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> CallContext {
         None
     }
+
+    // Pingora's own would compress, were it not switched off; switched off, it costs a little still.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn early_request_filter(
         &self,

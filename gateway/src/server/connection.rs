@@ -13,11 +13,11 @@ use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
 use calltap_correlate::socket::{CallRanges, Close, Counters, DirectionTotals, SocketSnapshot};
 use calltap_tap::tcp_info;
 use tokio::net::TcpStream;
-use uuid::Uuid;
 
 use super::chunked::ChunkedBody;
 use crate::clock::now_ns;
 use crate::config::Limits;
+use crate::identity::{self, Peer};
 use crate::socket::{Socket, Source, Streams};
 
 /// What a connection is doing, and so which deadline applies to it.
@@ -91,7 +91,7 @@ pub(crate) struct Late {
 pub(crate) struct ClientConnection {
     /// What the kernel is asked about it.
     pub(crate) socket: Socket,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) local: SocketAddr,
     pub(crate) accepted_ns: u64,
     pub(crate) secured: bool,
@@ -151,7 +151,7 @@ impl Upload {
 
 impl std::fmt::Debug for ClientConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "client {} on {}", self.peer, self.local)
+        write!(f, "client {} on {}", self.peer.address, self.local)
     }
 }
 
@@ -198,7 +198,7 @@ impl ClientConnection {
         };
         Self {
             socket,
-            peer,
+            peer: Peer::new(peer),
             local,
             accepted_ns,
             secured,
@@ -712,7 +712,7 @@ impl ClientConnection {
         client.request_seq = self.calls();
         client.end = self.counters(ended_ns);
         EndedConnection {
-            uid: Uuid::now_v7(),
+            uid: identity::uuid_v7(),
             stage,
             error_type: failed.then(|| self.failure(in_head, status)),
             accepted_ns: self.accepted_ns,

@@ -294,7 +294,7 @@ async fn secure(
     let stream = match acceptor.accept(Observed::new(wire)).into_fallible().await {
         Ok(stream) => stream,
         Err((error, observed)) => {
-            tracing::debug!("TLS handshake with {}: {error}", connection.peer);
+            tracing::debug!("TLS handshake with {}: {error}", connection.peer.address);
             if let Some(hello) = observed.hello() {
                 connection.set_tls(Arc::new(facts::of_failed_handshake(hello)));
             }
