@@ -21,7 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -223,6 +223,13 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         if !is_final(response) {
             return Ok(());
+        }
+        if session.req_header().version < Version::HTTP_11
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // HTTP/1.0 knows no chunks: there a body may end with its connection (RFC 9112, section 6.1).
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
         }
         let call = call(ctx);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -368,6 +368,30 @@ fn a_hint_is_not_the_answer() {
 }
 
 #[test]
+fn a_client_of_http_1_0_is_sent_no_chunks() {
+    let Some(Setting { backend, calltap }) = tapped() else {
+        return;
+    };
+    let mut client = Client::connect(calltap.address());
+    client.send("GET /chunked HTTP/1.0\r\nHost: api.test\r\nConnection: keep-alive\r\n\r\n");
+    let head = client.wire().head().expect("a head").expect("a head");
+    assert_eq!(head.header("transfer-encoding"), None);
+    let body = client
+        .wire()
+        .rest()
+        .expect("up to the end of the connection");
+    assert_eq!(String::from_utf8_lossy(&body), "hello world");
+    let taken = client.wire().taken();
+    drop((client, backend));
+    calltap.finish_one().expect_exact().expect(json!({
+        "network.protocol.version": "1.0",
+        "http.response.body.size": 11,
+        "response.flags": null,
+        "client.wire.bytes_out": taken,
+    }));
+}
+
+#[test]
 fn an_http_1_0_client_is_answered_and_the_connection_closed() {
     let Some(Setting { backend, calltap }) = tapped() else {
         return;
