@@ -198,6 +198,16 @@ impl Want {
         }
     }
 
+    /// More than one answer is right.
+    fn is_loose(&self) -> bool {
+        match self {
+            Want::Within(..) => true,
+            Want::OneOf(numbers) => numbers.len() > 1,
+            Want::OneOfTexts(texts) => texts.len() > 1,
+            _ => false,
+        }
+    }
+
     fn is_met(&self, found: &Value) -> bool {
         let number = found.as_u64();
         let text = found.as_str();
@@ -249,7 +259,7 @@ impl Sheet<'_, '_> {
             (_, None) => false,
             (want, Some(found)) => want.is_met(found),
         };
-        if matches!(want, Want::Within(..)) {
+        if want.is_loose() {
             let loose = (self.call.to_owned(), name.to_owned());
             self.verdict.loose.insert(loose);
         }
@@ -422,7 +432,9 @@ impl<'a> Judge<'a> {
             .zip(own)
             .map(|(talk, own)| own_of(talk.as_ref(), own.1));
         let legs = (client.own(), own);
-        marks(&mut sheet, legs, early, base, &mut self.times);
+        let shared = upstream.as_ref().filter(|_| own.is_none());
+        let shared = shared.map(|place| &place.talk.connection);
+        marks(&mut sheet, legs, shared, early, base, &mut self.times);
         order(&mut sheet);
         time_parts(&mut sheet);
         sheet.end();
@@ -1386,6 +1398,7 @@ fn look(connection: &Connection, facts: &Facts) -> String {
 fn marks(
     sheet: &mut Sheet<'_, '_>,
     (client, upstream): (Own<'_>, Own<'_>),
+    shared_upstream: Option<&Connection>,
     early: Option<Own<'_>>,
     base: Option<u64>,
     times: &mut BTreeMap<&'static str, Vec<i64>>,
@@ -1420,6 +1433,13 @@ fn marks(
     if let Some(own) = upstream {
         let marks = of_upstream(own).into_iter();
         wanted.extend(marks.map(|(mark, seen)| (Leg::Upstream, mark, seen)));
+    }
+    // Of a connection that calls share, only when it was made is one call's: the first one's.
+    if let Some(connection) = shared_upstream
+        && sheet.record.number("upstream.socket.request_seq") == Some(1)
+    {
+        let connected = connection.syn_ack.map(|at| connection.moment(at));
+        wanted.push((Leg::Upstream, "up_connected", connected));
     }
     let before: Option<HashMap<&str, Option<Moment>>> =
         early.map(|own| own.map_or_else(HashMap::new, |own| of_upstream(own).into()));
