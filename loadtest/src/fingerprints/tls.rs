@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -152,6 +152,8 @@ struct Client {
     known: Option<String>,
     /// Segments that its hello was to be cut into, at least.
     segments: usize,
+    /// Keeps its port, by which its record is found, from the next one.
+    _held: Option<TcpStream>,
 }
 
 /// Sends them all and compares.
@@ -218,6 +220,7 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
             address,
             known: None,
             segments: 1,
+            _held: None,
         });
     }
     for client in &clients {
@@ -278,6 +281,7 @@ fn by_curl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
                 address: SocketAddr::new(own.parse()?, own_port.parse()?),
                 known: None,
                 segments: 1,
+                _held: None,
             })
         })
         .collect()
@@ -313,6 +317,7 @@ fn by_openssl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>
                 address,
                 known: None,
                 segments: 1,
+                _held: None,
             })
         })
         .collect()
@@ -342,6 +347,7 @@ fn by_rustls(
                 address,
                 known: None,
                 segments,
+                _held: None,
             });
         }
     }
@@ -409,14 +415,16 @@ fn by_hello(
         // The server's part of the handshake, or its alert: it has read the hello.
         let got = stream.read(&mut [0; 16 * 1024])?;
         ensure!(got > 0, "the server said nothing");
-        Ok((address, segments))
+        stream.shutdown(Shutdown::Write)?;
+        Ok((address, segments, stream))
     })?;
-    let (address, segments) = sent.with_context(|| name.clone())?;
+    let (address, segments, stream) = sent.with_context(|| name.clone())?;
     Ok(Client {
         name,
         address,
         known: None,
         segments,
+        _held: Some(stream),
     })
 }
 
