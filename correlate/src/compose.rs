@@ -138,11 +138,8 @@ pub(crate) fn call_record(
 
     asked(record, request);
     // What is still on its way, or in a queue that the client may yet drain, is not in vain.
-    let is_over = !record_is_early(settled) || !flags.is_empty();
-    if !ended_well
-        && is_over
-        && let Some(body) = response.upstream_body
-    {
+    let is_lost = !flags.is_empty() || settled == Some(Settled::Closed);
+    if is_lost && let Some(body) = response.upstream_body {
         in_vain(record, body, &response, &client_leg, last);
     }
     answered(record, response);
@@ -181,14 +178,6 @@ pub(crate) fn call_record(
     worse_of_both(record);
     record.enforce_limits();
     shared
-}
-
-/// Whether the record was written while the response could still arrive.
-fn record_is_early(settled: Option<Settled>) -> bool {
-    match settled {
-        Some(Settled::Deadline | Settled::Evicted | Settled::Shutdown) => true,
-        None | Some(Settled::Acked | Settled::Closed) => false,
-    }
 }
 
 /// Who ended a call that the gateway had every reason to think well of: it had written all of the

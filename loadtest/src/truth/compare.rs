@@ -1200,19 +1200,12 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
     }
     let field = format!("{s}.tcp.mss");
     sheet.field(Group::Headers, &field, mss(connection, leg), false, &look);
-    // How the connection ended is told of a call that saw it.
-    let want = match connection.ending() {
-        Some((how, when)) => Want::PerhapsText(endings(connection, how, when).join(" or ")),
-        None => Want::Nothing,
-    };
-    let want = match (want, sheet.record.get(&format!("{s}.tcp.close"))) {
-        (Want::PerhapsText(names), Some(_)) => {
-            Want::OneOfTexts(names.split(" or ").map(str::to_owned).collect())
-        }
-        (want, _) => want,
-    };
+    // How the connection ended is told of a call that saw it, and of no other.
+    let ended = connection.ending();
+    let ended = ended.map(|(how, when)| endings(connection, how, when));
+    let want = ended.map_or(Want::Nothing, Want::OneOfTexts);
     let field = format!("{s}.tcp.close");
-    sheet.field(Group::Ending, &field, want, false, &look);
+    sheet.field(Group::Ending, &field, want, true, &look);
 }
 
 /// Counters of a direction: payload, segments, IP bytes and repeats.
