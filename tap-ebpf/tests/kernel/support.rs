@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketType};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Nothing here is timed; this only ends a test whose fact never comes true.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running tap, in a cgroup of its own until this is dropped.
 pub(crate) struct Tapped {
