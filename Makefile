@@ -38,6 +38,6 @@ fingerprints: ## Compare the fingerprints in records with those that p0f and a c
 	cargo build -p calltap
 	cargo run -p calltap-loadtest -- fingerprints $(if $(JA4),--ja4 $(JA4))
 
-kernels: ## Run the tap's tests and checked calls on Linux 6.1, 6.12, this one and one too old
+kernels: ## Run the tap's tests and checked calls on Linux 6.1, 6.12, this one and one too old; writes docs/truth.md
 	@scripts/bootstrap --test --kernels
-	scripts/kernels
+	scripts/kernels --write docs/truth.md

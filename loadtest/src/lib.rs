@@ -26,6 +26,7 @@ pub mod gateway;
 pub mod h2c;
 pub mod lab;
 pub mod machine;
+pub mod page;
 pub mod plan;
 pub mod raw_client;
 pub mod records;

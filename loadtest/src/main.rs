@@ -21,6 +21,7 @@ use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
 use calltap_loadtest::lab;
+use calltap_loadtest::page;
 use calltap_loadtest::truth;
 use calltap_loadtest::truth::evidence::{Evidence, Family};
 use calltap_loadtest::truth::run::{self, Wanted};
@@ -210,7 +211,7 @@ struct TruthArgs {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Write the tables and their date into this file, too
+    /// Write what was found and its date into this page, too, where it has the marks for it
     #[arg(long)]
     write: Option<PathBuf>,
     /// List the scenarios and play none
@@ -377,6 +378,9 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         let held = failed.is_empty()
             && !mutated.is_empty()
             && mutated.iter().all(truth::mutate::Caught::held);
+        if let Some(path) = &arguments.write {
+            truth::page::write_caught(path, &mutated)?;
+        }
         if arguments.json {
             println!(
                 "{}",
@@ -394,7 +398,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
     failed.extend(verdict::too_few_losses(&verdicts));
     let held = failed.is_empty() && !verdicts.is_empty() && verdicts.iter().all(Verdict::held);
     if let Some(path) = &arguments.write {
-        truth::page::write(path, &verdicts, &failed)?;
+        truth::page::write_verdicts(path, &verdicts, &failed)?;
     }
     if arguments.json {
         let json = serde_json::json!({ "held": held, "failed": failed, "verdicts": verdicts });
@@ -543,10 +547,11 @@ fn compare(arguments: CompareArgs) -> anyhow::Result<ExitCode> {
         let name = name.map(|name| compare::report::picture(&name.to_string_lossy()));
         let tables = compare::report::render(&comparison);
         let text = name.map_or(tables.clone(), |name| format!("{name}\n{tables}"));
-        compare::page::write(path, &text)?;
+        page::write(path, "loadtest compare", &text)?;
     }
     if let Some(path) = &arguments.summary {
-        compare::page::write(path, &compare::report::summary(&comparison))?;
+        let text = compare::report::summary(&comparison);
+        page::write(path, "loadtest compare", &text)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&comparison)?);

@@ -15,7 +15,6 @@ pub mod kernel;
 pub mod latency;
 pub mod load;
 pub mod open_loop;
-pub mod page;
 pub mod peers;
 pub mod place;
 pub mod report;

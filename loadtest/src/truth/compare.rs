@@ -824,6 +824,7 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, own: (&Talk, usize), early: Option<O
         }
         return;
     };
+    let is_exact = sheet.record.text(&format!("{}.attribution", leg.name())) == Some("exact");
     let mut before: HashMap<String, Want> = HashMap::new();
     if let Some((talk, at)) = early {
         let each = self::wanted(sheet, leg, talk, at).into_iter();
@@ -837,7 +838,9 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, own: (&Talk, usize), early: Option<O
             }
             None => (one.want.or(Want::Is(0)), false),
         };
-        let may_be_absent = one.may_be_absent || !was_there;
+        // How much passed is told of every call whose numbers are its own.
+        let is_told = is_exact && one.group == Group::Payload;
+        let may_be_absent = one.may_be_absent || !was_there && !is_told;
         sheet.field(one.group, &one.name, want, may_be_absent, &look);
     }
 }
@@ -1300,8 +1303,13 @@ fn syn(sheet: &mut Sheet<'_, '_>, connection: &Connection, is_first: Option<bool
     let told = sheet.record.number("client.socket.request_seq") == Some(1);
     let shaken = connection.third.filter(|_| is_first.unwrap_or(told));
     const FIELD: &str = "client.handshake_us";
-    let us = shaken.map(|third| (connection.moment(third).ns - packet.ns) / 1000);
     let told = sheet.record.number(FIELD);
+    let since =
+        |syn: usize| Some((connection.moment(shaken?).ns - connection.moment(syn).ns) / 1000);
+    let taken = [Some(at), connection.syn_before].into_iter().flatten();
+    let us = taken
+        .filter_map(since)
+        .min_by_key(|us| us.abs_diff(told.unwrap_or_default()));
     if let (Some(us), Some(told), Times::Judged) = (us, told, sheet.verdict.times)
         && (2 * SLOW_US..=HELD_UP_MAX_US).contains(&told.abs_diff(us))
     {

@@ -37,8 +37,12 @@ pub(crate) struct Connection {
     pub(crate) outbound: Flow,
     /// What arrived that told how far the peer has what was sent, in order of arrival.
     pub(crate) heard: Vec<Heard>,
-    /// Where they are in `packets`; of a repeated one, the first.
+    /// Where it is in `packets`: the last SYN before the first answer.
     pub(crate) syn: Option<usize>,
+    /// The first SYN, if it may be the one that was taken: there was an answer to each, though later.
+    pub(crate) syn_before: Option<usize>,
+    syn_unanswered: Option<usize>,
+    /// The first one.
     pub(crate) syn_ack: Option<usize>,
     /// The first packet after the SYN that arrived: it makes the connection.
     pub(crate) third: Option<usize>,
@@ -194,6 +198,8 @@ impl Connection {
             outbound: Flow::default(),
             heard: Vec::new(),
             syn: None,
+            syn_before: None,
+            syn_unanswered: None,
             syn_ack: None,
             third: None,
             endings: Vec::new(),
@@ -253,9 +259,16 @@ impl Connection {
 
     fn handshake(&mut self, packet: &Packet, at: usize, is_inbound: bool) {
         if packet.is(ACK) {
+            // A second answer, and two were asked: the answer to the first one had to wait, for the
+            // address of the peer's interface for example.
+            if self.syn_ack.is_some() {
+                self.syn_before = self.syn_unanswered.take();
+            }
             self.syn_ack.get_or_insert(at);
         } else if self.syn_ack.is_none() {
-            // The one that was answered. Those before found the queue full, and nobody took them.
+            // The one that was answered. Those before may have found the queue full, so that nobody
+            // took them.
+            self.syn_unanswered = self.syn;
             self.syn = Some(at);
         }
         let flow = if is_inbound {
@@ -675,6 +688,24 @@ mod tests {
             b"cdefghi"
         );
         assert_eq!(connection.inbound.sequence(6), Some(2));
+    }
+
+    #[test]
+    fn of_two_syns_the_first_may_have_been_taken_if_both_were_answered() {
+        let shaken = |by_peer: &[bool]| {
+            let mut script = Script::default();
+            for peer in by_peer {
+                let flags = if *peer { SYN } else { SYN | ACK };
+                script.raw(*peer, flags, -1, 0, b"");
+            }
+            script.raw(true, ACK, 0, 0, b"");
+            let connection = script.connection();
+            (connection.syn, connection.syn_before)
+        };
+        assert_eq!(shaken(&[true, false]), (Some(0), None));
+        assert_eq!(shaken(&[true, true, false]), (Some(1), None));
+        assert_eq!(shaken(&[true, true, false, false]), (Some(1), Some(0)));
+        assert_eq!(shaken(&[true, false, true, false]), (Some(0), None));
     }
 
     #[test]

@@ -223,7 +223,9 @@ fn windows(
             if range.start >= heard.sent_before {
                 break;
             }
-            if !range.is_empty() {
+            // Where nothing is on its way only a closed window is waited for.
+            let counts = heard.acked_before < heard.sent_before || heard.window == 0;
+            if !range.is_empty() && counts {
                 let smallest = certain[at].get_or_insert(heard.window);
                 *smallest = heard.window.min(*smallest);
             }
@@ -468,6 +470,25 @@ mod tests {
         let facts = facts(&script.connection(), Side::Front, &two_calls()[..1]);
         assert_eq!(facts[0].window_min, [0]);
         assert_eq!((facts[0].zero_window_ns, facts[0].zero_windows), (10, 1));
+    }
+
+    #[test]
+    fn the_window_does_not_count_while_nothing_is_on_its_way() {
+        let mut script = Script::new(0, 0);
+        script.peer(0, 0, b"ask1");
+        script.own(0, 4, b"abc").ns += CROSSING_NS;
+        let after = script.packets.last().unwrap().ns;
+        for (acks, window, later) in [(3, 70, 10), (3, 50, 20)] {
+            let packet = script.peer(4, acks, b"");
+            packet.window = window;
+            packet.ns = after + later;
+        }
+        script.own(3, 4, b"def").ns = after + 30 + CROSSING_NS;
+        let packet = script.peer(4, 6, b"");
+        packet.window = 60;
+        packet.ns = after + 40 + CROSSING_NS;
+        let facts = facts(&script.connection(), Side::Front, &two_calls()[..1]);
+        assert_eq!(facts[0].window_min, [60]);
     }
 
     #[test]

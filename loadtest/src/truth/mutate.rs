@@ -4,7 +4,7 @@
 //! they are. Each way is tried on several records, each on its own: a judge that notices one in ten
 //! has not caught it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -123,6 +123,32 @@ pub fn render(all: &[Caught]) -> String {
         })
         .collect();
     table::markdown(&["mutation", "scenario", "caught", ""], &rows)
+}
+
+/// The same summed over the runs; those in which something slipped are named.
+pub fn render_summary(all: &[Caught]) -> String {
+    let mut sums: BTreeMap<&str, (usize, usize, usize, Vec<&str>)> = BTreeMap::new();
+    for one in all {
+        let (runs, tried, caught, slipped) = sums.entry(&one.mutation).or_default();
+        *runs += 1;
+        *tried += one.tried;
+        *caught += one.caught;
+        if !one.held() {
+            slipped.push(&one.scenario);
+        }
+    }
+    let rows: Vec<Vec<String>> = sums
+        .into_iter()
+        .map(|(mutation, (runs, tried, caught, slipped))| {
+            vec![
+                mutation.to_owned(),
+                runs.to_string(),
+                format!("{caught}/{tried}"),
+                slipped.join(", "),
+            ]
+        })
+        .collect();
+    table::markdown(&["altered", "runs", "noticed", "slipped in"], &rows)
 }
 
 /// What a judge found, so that it can be told from what it found before.

@@ -1,55 +1,60 @@
-//! `docs/truth.md`: verdicts as a page, with what they are about and when they were found.
+//! What `docs/truth.md` says of verdicts and of altered records, and when that was found.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
-
+use super::mutate::{self, Caught};
 use super::report;
 use super::scenes::SCENARIOS;
 use super::verdict::Verdict;
 use crate::machine;
+use crate::page;
 use crate::table;
 
-/// Writes the page. `failed` are runs that could not be judged.
-pub fn write(path: &Path, verdicts: &[Verdict], failed: &[String]) -> anyhow::Result<()> {
-    let page = page(verdicts, failed, &machine::date()?, &machine::kernel());
-    fs::write(path, page).with_context(|| path.display().to_string())
+/// Writes verdicts into a page. `failed` are runs that could not be judged.
+pub fn write_verdicts(path: &Path, verdicts: &[Verdict], failed: &[String]) -> anyhow::Result<()> {
+    let text = found(verdicts, failed, &machine::date()?, &machine::kernel());
+    page::write(path, "loadtest truth", &text)
 }
 
-fn page(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> String {
+/// Writes into a page what came of altering records.
+pub fn write_caught(path: &Path, all: &[Caught]) -> anyhow::Result<()> {
+    let text = caught(all, &machine::date()?);
+    page::write(path, "loadtest truth --mutate", &text)
+}
+
+fn found(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> String {
     let calls: u64 = verdicts.iter().map(|verdict| verdict.calls).sum();
     let held = verdicts.iter().filter(|verdict| verdict.held()).count();
     let runs = verdicts.len() + failed.len();
-    let mut page = format!(
-        "# Do records agree with packet captures?\n\n\
-         <!-- Written by `loadtest truth --write`; `make truth` does so. -->\n\n\
-         On {today}, on Linux {kernel}: {held} of {runs} runs agree in everything, {calls} calls in \
+    let mut text = format!(
+        "On {today}, on Linux {kernel}: {held} of {runs} runs agree in everything, {calls} calls in \
          all.\n\n\
-         Each run plays one scenario with one kind of addresses (IPv4, IPv6, or IPv4 on a listener \
-         on `[::]`) between five hosts of its own. `tcpdump` listens on both of the gateway's \
-         cables, at both ends; a packet that a capture lost makes the run void. From the captures \
-         alone every field of every record is derived anew and compared.\n\n\
-         Captures are stamped by the kernel with `CLOCK_REALTIME`. A record's marks are offsets on \
-         `CLOCK_MONOTONIC` from the first one, whose wall time is its `timestamp`: calltap adds the \
-         difference of the two clocks, which it reads anew every second. So a mark's wall \
-         time is `timestamp` and its offset, held against the packet's stamp as it is: what the \
-         clocks differ by is part of how far off a mark may be. A packet that arrives is captured before \
-         the tap sees it, and one that leaves is captured after. `up_sent_*` and `resp_*` are the \
-         moments at which the bytes were handed to the queue.\n\n\
-         ## What is played\n\n"
+         ### What is played\n\n"
     );
     let rows: Vec<Vec<String>> = SCENARIOS
         .iter()
         .map(|scenario| vec![scenario.name.to_owned(), scenario.about.to_owned()])
         .collect();
-    page += &table::markdown(&["scenario", "what happens"], &rows);
-    page += "\n## What was found\n\n";
-    page += &report::render(verdicts);
+    text += &table::markdown(&["scenario", "what happens"], &rows);
+    text += "\n### What was found\n\n";
+    text += &report::render(verdicts);
     for failure in failed {
-        page += &format!("\nNot judged: {failure}\n");
+        text += &format!("\nNot judged: {failure}\n");
     }
-    page
+    text
+}
+
+fn caught(all: &[Caught], today: &str) -> String {
+    let tried: usize = all.iter().map(|one| one.tried).sum();
+    let caught: usize = all.iter().map(|one| one.caught).sum();
+    let runs: std::collections::HashSet<&str> =
+        all.iter().map(|one| one.scenario.as_str()).collect();
+    let mut text = format!(
+        "On {today}: {caught} of {tried} altered records were noticed, in {} runs.\n\n",
+        runs.len()
+    );
+    text += &mutate::render_summary(all);
+    text
 }
 
 #[cfg(test)]
@@ -59,8 +64,22 @@ mod tests {
     #[test]
     fn a_run_that_failed_is_on_the_page_and_counts() {
         let failed = ["keep-alive v4: void".to_owned()];
-        let page = page(&[], &failed, "2026-01-02", "6.1.0");
+        let page = found(&[], &failed, "2026-01-02", "6.1.0");
         assert!(page.contains("On 2026-01-02, on Linux 6.1.0: 0 of 1 runs agree"));
         assert!(page.contains("Not judged: keep-alive v4: void"));
+    }
+
+    #[test]
+    fn ways_of_altering_are_summed_over_runs() {
+        let one = |scenario: &str, caught| Caught {
+            scenario: scenario.into(),
+            mutation: "client.tcp.retransmits + 1".into(),
+            tried: 5,
+            caught,
+        };
+        let page = caught(&[one("loss-2 v4", 5), one("loss-2 v6", 4)], "2026-01-02");
+        assert!(page.contains("On 2026-01-02: 9 of 10 altered records were noticed, in 2 runs."));
+        assert!(page.contains("9/10"), "{page}");
+        assert!(page.contains("loss-2 v6"), "{page}");
     }
 }
