@@ -211,7 +211,7 @@ struct TruthArgs {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Write what was found and its date into this page, too, where it has the marks for it
+    /// Write what was found and its date into this page, too, between the marks it must have for that
     #[arg(long)]
     write: Option<PathBuf>,
     /// List the scenarios and play none
@@ -302,6 +302,9 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let unjudged = arguments.unjudged;
+    if let Some(path) = &arguments.write {
+        truth::page::check(path, arguments.mutate)?;
+    }
     let times = match arguments.counts_only {
         true => Times::Passed,
         false => Times::Judged,
@@ -309,12 +312,19 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
     let (mut verdicts, mut failed) = (Vec::new(), Vec::new());
     let mutate = arguments.mutate;
     let mut mutated = Vec::new();
-    let mut slipped = |name: &str, evidence: &Evidence| -> anyhow::Result<()> {
-        let caught = truth::mutate::all(evidence)?;
-        let held = caught.iter().filter(|one| one.held()).count();
-        eprintln!("{name}: {held} of {} mutations caught", caught.len());
-        mutated.extend(caught);
-        Ok(())
+    let mut unaltered = Vec::new();
+    let mut slipped = |name: &str, evidence: anyhow::Result<Evidence>| match evidence
+        .and_then(|evidence| truth::mutate::all(&evidence))
+    {
+        Ok(caught) => {
+            let held = caught.iter().filter(|one| one.held()).count();
+            eprintln!("{name}: {held} of {} mutations caught", caught.len());
+            mutated.extend(caught);
+        }
+        Err(error) => {
+            eprintln!("{name}: failed: {error:#}");
+            unaltered.push(format!("{name}: {error:#}"));
+        }
     };
     let mut judged = |name: String, verdict: anyhow::Result<Verdict>| match verdict {
         Ok(verdict) => {
@@ -331,7 +341,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         let name = directory.display().to_string();
         let evidence = Evidence::at(directory);
         if mutate {
-            slipped(&name, &evidence)?;
+            slipped(&name, Ok(evidence));
         } else {
             judged(name, truth::judge_with(&evidence, times));
         }
@@ -358,7 +368,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
                 Ok(evidence) if unjudged => {
                     eprintln!("{name}: {} calls", evidence.scene()?.asked.len());
                 }
-                Ok(evidence) if mutate => slipped(&name, &evidence)?,
+                evidence if mutate => slipped(&name, evidence),
                 evidence => judged(
                     name,
                     evidence.and_then(|evidence| truth::judge_with(&evidence, times)),
@@ -375,11 +385,11 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         });
     }
     if mutate {
-        let held = failed.is_empty()
+        let held = unaltered.is_empty()
             && !mutated.is_empty()
             && mutated.iter().all(truth::mutate::Caught::held);
         if let Some(path) = &arguments.write {
-            truth::page::write_caught(path, &mutated)?;
+            truth::page::write_caught(path, &mutated, &unaltered)?;
         }
         if arguments.json {
             println!(
@@ -388,6 +398,9 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
             );
         } else {
             print!("{}", truth::mutate::render(&mutated));
+            for failure in unaltered {
+                println!("\nNot altered: {failure}");
+            }
         }
         return Ok(if held {
             ExitCode::SUCCESS

@@ -5,6 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
+/// Fails where [`write()`] would, before anything was measured in vain.
+pub fn check(path: &Path, by: &str) -> anyhow::Result<()> {
+    let name = || path.display().to_string();
+    let page = fs::read_to_string(path).with_context(name)?;
+    between(&page, by, "").map(drop).with_context(name)
+}
+
 /// Writes `text` into a file, between the marks that name the command `by`:
 /// ``<!-- Begin of what `by` writes. -->`` and the same with `End`.
 pub fn write(path: &Path, by: &str, text: &str) -> anyhow::Result<()> {

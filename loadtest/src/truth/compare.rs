@@ -419,12 +419,15 @@ impl<'a> Judge<'a> {
                 }
             }
             None => {
+                let never = || "the request never left for an upstream".to_owned();
                 for name in ["upstream.socket.request_seq", "upstream.wire.bytes_out"] {
-                    let never = "the request never left for an upstream";
-                    let absent = record.number(name).is_none_or(|number| number == 0)
-                        || record.text("upstream.attribution") != Some("exact");
-                    sheet.judged(Group::Connection, name, absent, || never.to_owned(), "");
+                    let absent = record.number(name).is_none_or(|number| number == 0);
+                    sheet.judged(Group::Connection, name, absent, never, "");
                 }
+                // Of streams it is the record that names the connection: it must be one that was captured.
+                let name = "upstream.http.response.status_code";
+                let absent = record.get(name).is_none();
+                sheet.judged(Group::Connection, name, absent, never, "");
             }
         }
         let early = early
@@ -445,8 +448,19 @@ impl<'a> Judge<'a> {
                 continue;
             };
             let text = |field: &str| record.text(&format!("{name}.{field}")).unwrap_or("nothing");
-            let cookies = self.cookies.entry((name, place.connection)).or_default();
-            cookies.push(text("socket.cookie").to_owned());
+            match record.text(&format!("{name}.socket.cookie")) {
+                Some(cookie) => {
+                    let cookies = self.cookies.entry((name, place.connection)).or_default();
+                    cookies.push(cookie.to_owned());
+                }
+                None => self.miss(
+                    Group::Connection,
+                    &asked.id,
+                    &format!("{name}.socket.cookie"),
+                    "none".to_owned(),
+                    "a connection".to_owned(),
+                ),
+            }
             let attribution = text("attribution").to_owned();
             let key = format!("{name} {attribution}");
             *self.verdict.attribution.entry(key).or_insert(0) += 1;
@@ -485,7 +499,7 @@ impl<'a> Judge<'a> {
             let (connection, at) = *side.calls.get(&asked.id)?.last()?;
             return Some(Place::of(side, connection, Some(at)));
         }
-        // The record names the connection; that there is such a one is checked with its address.
+        // The record names the connection. Where there is no such one, no upstream may have answered.
         let port = record.number("upstream.local_port")?;
         let mut all = side.connections.iter();
         let is_it = |talk: &Talk| u64::from(talk.connection.local.port()) == port;
@@ -537,7 +551,7 @@ impl<'a> Judge<'a> {
             let is_owed = talk.carried.rest > 0 && talk.carried.exchanges.is_empty();
             match (&records[..], is_owed) {
                 ([], false) => {}
-                ([_], _) => self.agree(Group::Records, "connection.stage"),
+                ([_], true) => self.agree(Group::Records, "connection.stage"),
                 (records, _) => self.miss(
                     Group::Records,
                     &name,
@@ -721,6 +735,8 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
             let has_flags = sheet.record.list("response.flags").next().is_some();
             let capture = || "a whole answer, by its client".to_owned();
             sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
+            let is_error = sheet.record.get("error.type").is_some();
+            sheet.judged(Group::Ending, "error.type", !is_error, capture, "");
         }
         return;
     };
@@ -746,15 +762,10 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
     if asked.complete && whole && asked.status.is_some_and(|status| status < 500) {
         let capture = || "a whole answer".to_owned();
         sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
+        sheet.judged(Group::Ending, "error.type", !is_error, capture, "");
     } else if !whole {
         let capture = || "no whole answer".to_owned();
-        sheet.judged(
-            Group::Ending,
-            "error.type",
-            is_error || has_flags,
-            capture,
-            "",
-        );
+        sheet.judged(Group::Ending, "error.type", is_error, capture, "");
     }
 }
 
@@ -831,12 +842,18 @@ fn leg(sheet: &mut Sheet<'_, '_>, leg: Leg, own: (&Talk, usize), early: Option<O
         before.extend(each.map(|one| (one.name, one.want)));
     }
     for one in wanted {
+        // Counters may stand anywhere between none and all; what names or describes may only be absent.
+        let counts = matches!(
+            one.group,
+            Group::Payload | Group::Packets | Group::Retransmits
+        ) || one.name.ends_with(".tcp.bytes_acked");
         let (want, was_there) = match before.remove(&one.name) {
             Some(earlier) => {
                 let was_there = !matches!(earlier, Want::Nothing | Want::Unknown);
                 (one.want.or(earlier), was_there)
             }
-            None => (one.want.or(Want::Is(0)), false),
+            None if counts => (one.want.or(Want::Is(0)), false),
+            None => (one.want, false),
         };
         // How much passed is told of every call whose numbers are its own.
         let is_told = is_exact && one.group == Group::Payload;
@@ -973,7 +990,7 @@ fn wanted(sheet: &Sheet<'_, '_>, leg: Leg, talk: &Talk, at: usize) -> Vec<Wanted
         want: windows,
         may_be_absent: is_partial,
     });
-    let mss = mss(connection, leg);
+    let mss = mss(connection);
     wanted.push(Wanted {
         group,
         name: name("tcp.mss"),
@@ -1044,7 +1061,9 @@ fn ending(
         want,
         may_be_absent: false,
     });
-    if sheet.record.get(&name("tcp.bytes_acked")).is_some() {
+    // Of a call that did not end well it is told how far the client had its answer.
+    let is_owed = leg == Leg::Client && !is_partial && sheet.record.get("error.type").is_some();
+    if is_owed || sheet.record.get(&name("tcp.bytes_acked")).is_some() {
         let want = match facts.acked_bytes {
             (least, most) if least == most => Want::Is(least),
             (least, most) => Want::Within(least, most),
@@ -1132,6 +1151,8 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
     /// Of a request with a body, some may have come before its head was read, and with it, unread,
     /// what other streams sent: no more than the gateway reads at a time.
     const UNREAD_BYTES: u64 = 64 * 1024;
+    /// The header of a frame, without which there is neither head nor body (RFC 9113, section 4.1).
+    const FRAME_BYTES: u64 = 9;
     let s = leg.name();
     let connection = &talk.connection;
     let look = format!("{} - {}", connection.peer, connection.local);
@@ -1169,15 +1190,31 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
             body("http.request.body.size"),
             body("http.response.body.size"),
         ),
-        // What the upstream was to have, or had, of a call that broke off is another question.
-        Leg::Upstream => (0, 0),
+        Leg::Upstream => (
+            body("http.response.body.size"),
+            body("http.request.body.size"),
+        ),
+    };
+    // Of a call that broke off it is another question what the upstream was to have, or had.
+    let is_well = sheet.record.get("error.type").is_none()
+        && sheet.record.get("response.flags").is_none()
+        && sheet.record.get("http.response.status_code").is_some();
+    let whole = |body: u64| match (is_well, leg) {
+        (true, _) => body + FRAME_BYTES,
+        (false, Leg::Client) => body,
+        (false, Leg::Upstream) => 0,
     };
     for (is_inbound, names, least, ahead) in [
         (true, INBOUND, asked, UNREAD_BYTES),
         (false, OUTBOUND, answered, 0),
     ] {
         let told = names.map(|name| sheet.record.number(&format!("{s}.{name}")));
-        let ahead = if least > 0 { ahead } else { 0 };
+        let ahead = if least > 0 && leg == Leg::Client {
+            ahead
+        } else {
+            0
+        };
+        let least = whole(least);
         let again_bytes = match is_inbound {
             true => Some(0),
             false => sheet.record.number(&format!("{s}.{OUTBOUND_AGAIN_BYTES}")),
@@ -1202,7 +1239,7 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
         }
     }
     let field = format!("{s}.tcp.mss");
-    sheet.field(Group::Headers, &field, mss(connection, leg), false, &look);
+    sheet.field(Group::Headers, &field, mss(connection), false, &look);
     // How the connection ended is told of a call that saw it, and of no other.
     let ended = connection.ending();
     let ended = ended.map(|(how, when)| endings(connection, how, when));
@@ -1233,7 +1270,7 @@ const SHARED_GROUPS: [Group; 4] = [
 ];
 
 /// What the kernel cuts its segments to: what both ends offered, less the timestamps.
-fn mss(connection: &Connection, leg: Leg) -> Want {
+fn mss(connection: &Connection) -> Want {
     let offered = |at: Option<usize>| {
         let options = &connection.packet(at?).options;
         let value = option(options, 2)?;
@@ -1257,7 +1294,6 @@ fn mss(connection: &Connection, leg: Leg) -> Want {
         .iter()
         .map(|heard| u64::from(heard.window))
         .max();
-    let _ = leg;
     match widest.map(|window| (window / 2).max(68 - 20)) {
         Some(half) if half < full => Want::OneOf(vec![full, half, half - stamps.min(half)]),
         _ => Want::Is(full),

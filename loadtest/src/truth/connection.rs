@@ -39,7 +39,7 @@ pub(crate) struct Connection {
     pub(crate) heard: Vec<Heard>,
     /// Where it is in `packets`: the last SYN before the first answer.
     pub(crate) syn: Option<usize>,
-    /// The first SYN, if it may be the one that was taken: there was an answer to each, though later.
+    /// The SYN before it, if that may be the one that was taken: a second answer followed at once.
     pub(crate) syn_before: Option<usize>,
     syn_unanswered: Option<usize>,
     /// The first one.
@@ -156,6 +156,9 @@ impl Heard {
     }
 }
 
+/// A SYN-ACK that comes so much later is the kernel's own repetition, after a second (RFC 6298).
+const REPEATED_NS: u64 = 500_000_000;
+
 /// What a RST says of the window.
 const NO_WINDOW: u32 = u32::MAX;
 
@@ -259,12 +262,14 @@ impl Connection {
 
     fn handshake(&mut self, packet: &Packet, at: usize, is_inbound: bool) {
         if packet.is(ACK) {
-            // A second answer, and two were asked: the answer to the first one had to wait, for the
-            // address of the peer's interface for example.
-            if self.syn_ack.is_some() {
-                self.syn_before = self.syn_unanswered.take();
+            let first = *self.syn_ack.get_or_insert(at);
+            // Two were asked and two answered: the answer to the first one had to wait, for the
+            // address of the peer's interface for example. Or one answer was sent again.
+            let is_again =
+                packet.ns - self.packets.get(first).map_or(packet.ns, |one| one.ns) > REPEATED_NS;
+            if first != at && !is_again && self.syn_before.is_none() {
+                self.syn_before = self.syn_unanswered;
             }
-            self.syn_ack.get_or_insert(at);
         } else if self.syn_ack.is_none() {
             // The one that was answered. Those before may have found the queue full, so that nobody
             // took them.
@@ -692,20 +697,27 @@ mod tests {
 
     #[test]
     fn of_two_syns_the_first_may_have_been_taken_if_both_were_answered() {
-        let shaken = |by_peer: &[bool]| {
+        let shaken = |pace: u64, by_peer: &[bool]| {
             let mut script = Script::default();
             for peer in by_peer {
                 let flags = if *peer { SYN } else { SYN | ACK };
-                script.raw(*peer, flags, -1, 0, b"");
+                script.raw(*peer, flags, -1, 0, b"").ns *= pace;
             }
-            script.raw(true, ACK, 0, 0, b"");
+            script.raw(true, ACK, 0, 0, b"").ns *= pace;
             let connection = script.connection();
             (connection.syn, connection.syn_before)
         };
-        assert_eq!(shaken(&[true, false]), (Some(0), None));
-        assert_eq!(shaken(&[true, true, false]), (Some(1), None));
-        assert_eq!(shaken(&[true, true, false, false]), (Some(1), Some(0)));
-        assert_eq!(shaken(&[true, false, true, false]), (Some(0), None));
+        let both = (Some(1), Some(0));
+        assert_eq!(shaken(1, &[true, false]), (Some(0), None));
+        assert_eq!(shaken(1, &[true, true, false]), (Some(1), None));
+        assert_eq!(shaken(1, &[true, true, false, false]), both);
+        assert_eq!(shaken(1, &[true, true, false, false, false]), both);
+        assert_eq!(shaken(1, &[true, false, true, false]), (Some(0), None));
+        // A second later it is the same answer again.
+        assert_eq!(
+            shaken(1_000_000, &[true, true, false, false]),
+            (Some(1), None)
+        );
     }
 
     #[test]

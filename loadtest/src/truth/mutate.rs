@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -53,6 +53,12 @@ pub fn all(evidence: &Evidence) -> anyhow::Result<Vec<Caught>> {
     let mut case = case.with_context(|| evidence.directory().display().to_string())?;
     case.records.truncate(RECORDS_MAX);
     let verdict = case.judge(&case.records, Times::Judged);
+    let is_whole = case.records.len() < RECORDS_MAX;
+    ensure!(
+        verdict.held() || !is_whole,
+        "{}: the records disagree with the capture as they are",
+        evidence.directory().display()
+    );
     let calm = findings(&verdict);
     let scenario = format!("{} {}", case.scene.scenario, family_name(case.scene.family));
     let notices = |records: &[Record]| {
@@ -123,6 +129,15 @@ pub fn render(all: &[Caught]) -> String {
         })
         .collect();
     table::markdown(&["mutation", "scenario", "caught", ""], &rows)
+}
+
+/// The ways of altering that no record of these runs allowed.
+pub fn never_tried(all: &[Caught]) -> Vec<String> {
+    let every = ways().into_iter().map(|(mutation, _)| mutation);
+    let every = every.chain(in_number().map(|(mutation, _)| mutation.to_owned()));
+    every
+        .filter(|mutation| all.iter().all(|one| one.mutation != *mutation))
+        .collect()
 }
 
 /// The same summed over the runs; those in which something slipped are named.
@@ -274,6 +289,40 @@ fn ways() -> Vec<(String, Alter)> {
                     && set(record, &name, json!("exact"))
             }),
         );
+        let name = format!("{leg}.socket.cookie");
+        add(
+            format!("{name} absent"),
+            Box::new(move |record, _| record.fields_mut().remove(&name).is_some()),
+        );
+        add(
+            format!("{leg} counted nothing"),
+            Box::new(move |record, _| {
+                let counts = |name: &str| {
+                    let field = name
+                        .strip_prefix(leg)
+                        .and_then(|rest| rest.strip_prefix('.'));
+                    field.is_some_and(|field| field.starts_with("wire."))
+                };
+                let names: Vec<String> = record
+                    .fields_mut()
+                    .keys()
+                    .filter(|name| counts(name))
+                    .cloned()
+                    .collect();
+                let is_well = record.get("error.type").is_none();
+                is_well && !names.is_empty() && names.iter().all(|name| set(record, name, json!(0)))
+            }),
+        );
+        let name = format!("{leg}.tcp.bytes_acked");
+        add(
+            format!("{name} absent"),
+            Box::new(move |record, _| {
+                leg == "client"
+                    && record.text("client.attribution") == Some("exact")
+                    && record.get("error.type").is_some()
+                    && record.fields_mut().remove(&name).is_some()
+            }),
+        );
         let name = format!("{leg}.wire.bytes_in");
         add(
             format!("{name} absent"),
@@ -314,6 +363,22 @@ fn ways() -> Vec<(String, Alter)> {
     add(
         "http.response.status_code wrong".to_owned(),
         Box::new(|record, _| shift(record, "http.response.status_code", 1)),
+    );
+    add(
+        "upstream.local_port of no connection".to_owned(),
+        Box::new(|record, _| {
+            record.get("upstream.http.response.status_code").is_some()
+                && record.get("upstream.local_port").is_some()
+                && set(record, "upstream.local_port", json!(1))
+        }),
+    );
+    add(
+        "error.type of an abort".to_owned(),
+        Box::new(|record, _| {
+            record.get("error.type").is_none()
+                && record.number("http.response.status_code") == Some(200)
+                && set(record, "error.type", json!("client_abort"))
+        }),
     );
     add(
         "response.flags of an abort".to_owned(),

@@ -10,16 +10,24 @@ use crate::machine;
 use crate::page;
 use crate::table;
 
+const VERDICTS: &str = "loadtest truth";
+const CAUGHT: &str = "loadtest truth --mutate";
+
+/// Fails where the page has no marks for what is to be written.
+pub fn check(path: &Path, mutate: bool) -> anyhow::Result<()> {
+    page::check(path, if mutate { CAUGHT } else { VERDICTS })
+}
+
 /// Writes verdicts into a page. `failed` are runs that could not be judged.
 pub fn write_verdicts(path: &Path, verdicts: &[Verdict], failed: &[String]) -> anyhow::Result<()> {
     let text = found(verdicts, failed, &machine::date()?, &machine::kernel());
-    page::write(path, "loadtest truth", &text)
+    page::write(path, VERDICTS, &text)
 }
 
-/// Writes into a page what came of altering records.
-pub fn write_caught(path: &Path, all: &[Caught]) -> anyhow::Result<()> {
-    let text = caught(all, &machine::date()?);
-    page::write(path, "loadtest truth --mutate", &text)
+/// Writes into a page what came of altering records. `failed` are runs whose records could not be.
+pub fn write_caught(path: &Path, all: &[Caught], failed: &[String]) -> anyhow::Result<()> {
+    let text = caught(all, failed, &machine::date()?);
+    page::write(path, CAUGHT, &text)
 }
 
 fn found(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> String {
@@ -44,7 +52,7 @@ fn found(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> 
     text
 }
 
-fn caught(all: &[Caught], today: &str) -> String {
+fn caught(all: &[Caught], failed: &[String], today: &str) -> String {
     let tried: usize = all.iter().map(|one| one.tried).sum();
     let caught: usize = all.iter().map(|one| one.caught).sum();
     let runs: std::collections::HashSet<&str> =
@@ -54,6 +62,13 @@ fn caught(all: &[Caught], today: &str) -> String {
         runs.len()
     );
     text += &mutate::render_summary(all);
+    let never = mutate::never_tried(all);
+    if !never.is_empty() {
+        text += &format!("\nNo record allowed these: {}.\n", never.join("; "));
+    }
+    for failure in failed {
+        text += &format!("\nNot altered: {failure}\n");
+    }
     text
 }
 
@@ -73,13 +88,16 @@ mod tests {
     fn ways_of_altering_are_summed_over_runs() {
         let one = |scenario: &str, caught| Caught {
             scenario: scenario.into(),
-            mutation: "client.tcp.retransmits + 1".into(),
+            mutation: "a record missing".into(),
             tried: 5,
             caught,
         };
-        let page = caught(&[one("loss-2 v4", 5), one("loss-2 v6", 4)], "2026-01-02");
+        let all = [one("loss-2 v4", 5), one("loss-2 v6", 4)];
+        let page = caught(&all, &["keep-alive v4: void".into()], "2026-01-02");
         assert!(page.contains("On 2026-01-02: 9 of 10 altered records were noticed, in 2 runs."));
         assert!(page.contains("9/10"), "{page}");
         assert!(page.contains("loss-2 v6"), "{page}");
+        assert!(page.contains("No record allowed these: "), "{page}");
+        assert!(page.contains("Not altered: keep-alive v4: void"), "{page}");
     }
 }
