@@ -303,48 +303,40 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
     }
     let unjudged = arguments.unjudged;
     if let Some(path) = &arguments.write {
-        truth::page::check(path, arguments.mutate)?;
+        let by = match arguments.mutate {
+            true => truth::page::CAUGHT,
+            false => truth::page::VERDICTS,
+        };
+        page::check(path, by)?;
     }
     let times = match arguments.counts_only {
         true => Times::Passed,
         false => Times::Judged,
     };
-    let (mut verdicts, mut failed) = (Vec::new(), Vec::new());
+    let (mut verdicts, mut mutated, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mutate = arguments.mutate;
-    let mut mutated = Vec::new();
-    let mut unaltered = Vec::new();
-    let mut slipped = |name: &str, evidence: anyhow::Result<Evidence>| match evidence
-        .and_then(|evidence| truth::mutate::all(&evidence))
-    {
-        Ok(caught) => {
-            let held = caught.iter().filter(|one| one.held()).count();
-            eprintln!("{name}: {held} of {} mutations caught", caught.len());
-            mutated.extend(caught);
-        }
-        Err(error) => {
-            eprintln!("{name}: failed: {error:#}");
-            unaltered.push(format!("{name}: {error:#}"));
-        }
-    };
-    let mut judged = |name: String, verdict: anyhow::Result<Verdict>| match verdict {
-        Ok(verdict) => {
-            let misses = verdict.misses.len();
-            eprintln!("{name}: {} calls, {misses} disagreements", verdict.calls);
-            verdicts.push(verdict);
-        }
-        Err(error) => {
+    let mut take = |name: String, evidence: anyhow::Result<Evidence>| {
+        let taken = evidence.and_then(|evidence| {
+            if mutate {
+                let caught = truth::mutate::all(&evidence)?;
+                let held = caught.iter().filter(|one| one.held()).count();
+                eprintln!("{name}: {held} of {} mutations caught", caught.len());
+                mutated.extend(caught);
+            } else {
+                let verdict = truth::judge_with(&evidence, times)?;
+                let (calls, misses) = (verdict.calls, verdict.misses.len());
+                eprintln!("{name}: {calls} calls, {misses} disagreements");
+                verdicts.push(verdict);
+            }
+            Ok(())
+        });
+        if let Err(error) = taken {
             eprintln!("{name}: failed: {error:#}");
             failed.push(format!("{name}: {error:#}"));
         }
     };
     for directory in &arguments.judge {
-        let name = directory.display().to_string();
-        let evidence = Evidence::at(directory);
-        if mutate {
-            slipped(&name, Ok(evidence));
-        } else {
-            judged(name, truth::judge_with(&evidence, times));
-        }
+        take(directory.display().to_string(), Ok(Evidence::at(directory)));
     }
     if arguments.judge.is_empty() {
         let family = |family: &Family| {
@@ -368,11 +360,7 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
                 Ok(evidence) if unjudged => {
                     eprintln!("{name}: {} calls", evidence.scene()?.asked.len());
                 }
-                evidence if mutate => slipped(&name, evidence),
-                evidence => judged(
-                    name,
-                    evidence.and_then(|evidence| truth::judge_with(&evidence, times)),
-                ),
+                evidence => take(name, evidence),
             }
             Ok(())
         })?;
@@ -385,20 +373,20 @@ fn truth(arguments: TruthArgs) -> anyhow::Result<ExitCode> {
         });
     }
     if mutate {
-        let held = unaltered.is_empty()
+        let held = failed.is_empty()
             && !mutated.is_empty()
             && mutated.iter().all(truth::mutate::Caught::held);
         if let Some(path) = &arguments.write {
-            truth::page::write_caught(path, &mutated, &unaltered)?;
+            truth::page::write_caught(path, &mutated, &failed)?;
         }
         if arguments.json {
             println!(
                 "{}",
-                serde_json::json!({ "held": held, "mutations": mutated })
+                serde_json::json!({ "held": held, "failed": failed, "mutations": mutated })
             );
         } else {
             print!("{}", truth::mutate::render(&mutated));
-            for failure in unaltered {
+            for failure in failed {
                 println!("\nNot altered: {failure}");
             }
         }
@@ -553,6 +541,10 @@ fn compare(arguments: CompareArgs) -> anyhow::Result<ExitCode> {
         soak: Duration::from_secs(soak_s),
         idle: Duration::from_secs(idle_s),
     };
+    const BY: &str = "loadtest compare";
+    for path in arguments.write.iter().chain(&arguments.summary) {
+        page::check(path, BY)?;
+    }
     let comparison = compare::run(&binaries, &wanted)?;
     if let Some(path) = &arguments.write {
         let pictures = compare::chart::write(path, &comparison)?;
@@ -560,11 +552,11 @@ fn compare(arguments: CompareArgs) -> anyhow::Result<ExitCode> {
         let name = name.map(|name| compare::report::picture(&name.to_string_lossy()));
         let tables = compare::report::render(&comparison);
         let text = name.map_or(tables.clone(), |name| format!("{name}\n{tables}"));
-        page::write(path, "loadtest compare", &text)?;
+        page::write(path, BY, &text)?;
     }
     if let Some(path) = &arguments.summary {
         let text = compare::report::summary(&comparison);
-        page::write(path, "loadtest compare", &text)?;
+        page::write(path, BY, &text)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&comparison)?);

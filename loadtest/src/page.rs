@@ -7,18 +7,21 @@ use anyhow::{Context as _, ensure};
 
 /// Fails where [`write()`] would, before anything was measured in vain.
 pub fn check(path: &Path, by: &str) -> anyhow::Result<()> {
-    let name = || path.display().to_string();
-    let page = fs::read_to_string(path).with_context(name)?;
-    between(&page, by, "").map(drop).with_context(name)
+    with(path, by, "").map(drop)
 }
 
 /// Writes `text` into a file, between the marks that name the command `by`:
 /// ``<!-- Begin of what `by` writes. -->`` and the same with `End`.
 pub fn write(path: &Path, by: &str, text: &str) -> anyhow::Result<()> {
-    let name = || path.display().to_string();
-    let page = fs::read_to_string(path).with_context(name)?;
-    let page = between(&page, by, text).with_context(name)?;
-    fs::write(path, page).with_context(name)
+    let page = with(path, by, text)?;
+    fs::write(path, page).with_context(|| path.display().to_string())
+}
+
+fn with(path: &Path, by: &str, text: &str) -> anyhow::Result<String> {
+    let page = fs::read_to_string(path);
+    let page = page.map_err(anyhow::Error::from);
+    page.and_then(|page| between(&page, by, text))
+        .with_context(|| path.display().to_string())
 }
 
 fn between(page: &str, by: &str, text: &str) -> anyhow::Result<String> {

@@ -513,8 +513,8 @@ const EIGHT_DIGITS: u64 = 100_000_000;
 /// The digit 0, eight times.
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The digits of a number below 10^8, a byte each, the first one lowest; without divisions (Paul
-/// Khuong, "How to print integers really fast", 2017).
+/// The digits of a number below 10^8, a byte each, the first one lowest: halved three times, all parts
+/// at once (Paul Khuong, "How to print integers really fast", 2017).
 #[inline]
 fn eight_digits(number: u32) -> u64 {
     let number = u64::from(number);
@@ -537,7 +537,7 @@ pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
 
 const WORD: usize = size_of::<u64>();
 
-/// Whether none of eight bytes needs a second look: all are ASCII, and neither controls nor `"`, `\\`
+/// Whether none of eight bytes needs a second look: all are ASCII, and neither controls nor `"`, `\`
 /// or DEL. Of each byte the top bit tells; a byte above one that is not plain may tell wrongly.
 fn is_plain(word: [u8; WORD]) -> bool {
     const ONES: u64 = u64::MAX / 0xff;

@@ -732,11 +732,7 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
         let want = Want::or_unknown(told.filter(|_| asked.complete));
         sheet.field(Group::Ending, "http.response.status_code", want, false, "");
         if asked.complete && asked.status.is_some_and(|status| status < 500) {
-            let has_flags = sheet.record.list("response.flags").next().is_some();
-            let capture = || "a whole answer, by its client".to_owned();
-            sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
-            let is_error = sheet.record.get("error.type").is_some();
-            sheet.judged(Group::Ending, "error.type", !is_error, capture, "");
+            ended_well(sheet, "a whole answer, by its client");
         }
         return;
     };
@@ -757,15 +753,21 @@ fn answer(sheet: &mut Sheet<'_, '_>, asked: &Asked, own: Own<'_>) {
     }
     // What did not come to its end has a reason, and what did has none.
     let whole = seen.is_some_and(|answer| answer.complete);
-    let is_error = sheet.record.get("error.type").is_some();
-    let has_flags = sheet.record.list("response.flags").next().is_some();
     if asked.complete && whole && asked.status.is_some_and(|status| status < 500) {
-        let capture = || "a whole answer".to_owned();
-        sheet.judged(Group::Ending, "response.flags", !has_flags, capture, "");
-        sheet.judged(Group::Ending, "error.type", !is_error, capture, "");
+        ended_well(sheet, "a whole answer");
     } else if !whole {
         let capture = || "no whole answer".to_owned();
+        let is_error = sheet.record.get("error.type").is_some();
         sheet.judged(Group::Ending, "error.type", is_error, capture, "");
+    }
+}
+
+/// Nothing may be said to have gone wrong.
+fn ended_well(sheet: &mut Sheet<'_, '_>, capture: &str) {
+    let has_flags = sheet.record.list("response.flags").next().is_some();
+    let is_error = sheet.record.get("error.type").is_some();
+    for (field, is_said) in [("response.flags", has_flags), ("error.type", is_error)] {
+        sheet.judged(Group::Ending, field, !is_said, || capture.to_owned(), "");
     }
 }
 
@@ -1185,36 +1187,26 @@ fn shared(sheet: &mut Sheet<'_, '_>, leg: Leg, talk: &Talk, moments: &Moments, f
         moments.written + LEAVING_NS,
     );
     let body = |field: &str| sheet.record.number(field).unwrap_or(0);
-    let (asked, answered) = match leg {
-        Leg::Client => (
-            body("http.request.body.size"),
-            body("http.response.body.size"),
-        ),
-        Leg::Upstream => (
-            body("http.response.body.size"),
-            body("http.request.body.size"),
-        ),
+    let asked = body("http.request.body.size");
+    let answered = body("http.response.body.size");
+    let (received, sent, ahead) = match leg {
+        Leg::Client if asked > 0 => (asked, answered, UNREAD_BYTES),
+        Leg::Client => (asked, answered, 0),
+        Leg::Upstream => (answered, asked, 0),
     };
     // Of a call that broke off it is another question what the upstream was to have, or had.
-    let is_well = sheet.record.get("error.type").is_none()
-        && sheet.record.get("response.flags").is_none()
-        && sheet.record.get("http.response.status_code").is_some();
-    let whole = |body: u64| match (is_well, leg) {
+    let has_status = sheet.record.get("http.response.status_code").is_some();
+    let is_well = has_status && !broke_off(sheet.record, None);
+    let least = |body: u64| match (is_well, leg) {
         (true, _) => body + FRAME_BYTES,
         (false, Leg::Client) => body,
         (false, Leg::Upstream) => 0,
     };
     for (is_inbound, names, least, ahead) in [
-        (true, INBOUND, asked, UNREAD_BYTES),
-        (false, OUTBOUND, answered, 0),
+        (true, INBOUND, least(received), ahead),
+        (false, OUTBOUND, least(sent), 0),
     ] {
         let told = names.map(|name| sheet.record.number(&format!("{s}.{name}")));
-        let ahead = if least > 0 && leg == Leg::Client {
-            ahead
-        } else {
-            0
-        };
-        let least = whole(least);
         let again_bytes = match is_inbound {
             true => Some(0),
             false => sheet.record.number(&format!("{s}.{OUTBOUND_AGAIN_BYTES}")),

@@ -41,6 +41,7 @@ pub(crate) struct Connection {
     pub(crate) syn: Option<usize>,
     /// The SYN before it, if that may be the one that was taken: a second answer followed at once.
     pub(crate) syn_before: Option<usize>,
+    /// The SYN before it, whether anybody took it or not.
     syn_unanswered: Option<usize>,
     /// The first one.
     pub(crate) syn_ack: Option<usize>,
@@ -262,13 +263,14 @@ impl Connection {
 
     fn handshake(&mut self, packet: &Packet, at: usize, is_inbound: bool) {
         if packet.is(ACK) {
-            let first = *self.syn_ack.get_or_insert(at);
-            // Two were asked and two answered: the answer to the first one had to wait, for the
-            // address of the peer's interface for example. Or one answer was sent again.
-            let is_again =
-                packet.ns - self.packets.get(first).map_or(packet.ns, |one| one.ns) > REPEATED_NS;
-            if first != at && !is_again && self.syn_before.is_none() {
-                self.syn_before = self.syn_unanswered;
+            match self.syn_ack {
+                None => self.syn_ack = Some(at),
+                // Two were asked and two answered: the answer to the first one had to wait, for the
+                // address of the peer's interface for example.
+                Some(first) if packet.ns - self.packets[first].ns <= REPEATED_NS => {
+                    self.syn_before = self.syn_unanswered;
+                }
+                Some(_) => {}
             }
         } else if self.syn_ack.is_none() {
             // The one that was answered. Those before may have found the queue full, so that nobody

@@ -452,21 +452,23 @@ mod tests {
         assert!(facts[0].acked.is_none());
     }
 
+    /// The peer, having asked four bytes, acknowledges and tells its window.
+    fn tells_window(script: &mut Script, acks: i64, window: u16, ns: u64) {
+        let packet = script.peer(4, acks, b"");
+        packet.window = window;
+        packet.ns = ns;
+    }
+
     #[test]
     fn the_window_counts_while_something_is_unacknowledged() {
         let mut script = Script::new(0, 0);
         script.peer(0, 0, b"ask1").window = 5;
         script.own(0, 4, b"abc").ns += CROSSING_NS;
         let after = script.packets.last().unwrap().ns;
-        for (acks, window, later) in [(3, 0, 10), (3, 70, 20)] {
-            let packet = script.peer(4, acks, b"");
-            packet.window = window;
-            packet.ns = after + later;
-        }
+        tells_window(&mut script, 3, 0, after + 10);
+        tells_window(&mut script, 3, 70, after + 20);
         script.own(3, 4, b"def").ns = after + 30;
-        let packet = script.peer(4, 6, b"");
-        packet.window = 60;
-        packet.ns = after + 40;
+        tells_window(&mut script, 6, 60, after + 40);
         let facts = facts(&script.connection(), Side::Front, &two_calls()[..1]);
         assert_eq!(facts[0].window_min, [0]);
         assert_eq!((facts[0].zero_window_ns, facts[0].zero_windows), (10, 1));
@@ -478,15 +480,10 @@ mod tests {
         script.peer(0, 0, b"ask1");
         script.own(0, 4, b"abc").ns += CROSSING_NS;
         let after = script.packets.last().unwrap().ns;
-        for (acks, window, later) in [(3, 70, 10), (3, 50, 20)] {
-            let packet = script.peer(4, acks, b"");
-            packet.window = window;
-            packet.ns = after + later;
-        }
+        tells_window(&mut script, 3, 70, after + 10);
+        tells_window(&mut script, 3, 50, after + 20);
         script.own(3, 4, b"def").ns = after + 30 + CROSSING_NS;
-        let packet = script.peer(4, 6, b"");
-        packet.window = 60;
-        packet.ns = after + 40 + CROSSING_NS;
+        tells_window(&mut script, 6, 60, after + 40 + CROSSING_NS);
         let facts = facts(&script.connection(), Side::Front, &two_calls()[..1]);
         assert_eq!(facts[0].window_min, [60]);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -49,15 +49,13 @@ type Alter = Box<dyn Fn(&mut Record, &Record) -> bool>;
 
 /// Tries every way on the records of one run.
 pub fn all(evidence: &Evidence) -> anyhow::Result<Vec<Caught>> {
-    let case = Case::open(evidence);
-    let mut case = case.with_context(|| evidence.directory().display().to_string())?;
+    let mut case = Case::open(evidence)?;
     case.records.truncate(RECORDS_MAX);
     let verdict = case.judge(&case.records, Times::Judged);
     let is_whole = case.records.len() < RECORDS_MAX;
     ensure!(
         verdict.held() || !is_whole,
-        "{}: the records disagree with the capture as they are",
-        evidence.directory().display()
+        "the records disagree with the capture as they are"
     );
     let calm = findings(&verdict);
     let scenario = format!("{} {}", case.scene.scenario, family_name(case.scene.family));
@@ -297,30 +295,12 @@ fn ways() -> Vec<(String, Alter)> {
         add(
             format!("{leg} counted nothing"),
             Box::new(move |record, _| {
-                let counts = |name: &str| {
-                    let field = name
-                        .strip_prefix(leg)
-                        .and_then(|rest| rest.strip_prefix('.'));
-                    field.is_some_and(|field| field.starts_with("wire."))
-                };
-                let names: Vec<String> = record
-                    .fields_mut()
-                    .keys()
-                    .filter(|name| counts(name))
-                    .cloned()
-                    .collect();
+                let counters = format!("{leg}.wire.");
+                let names = record.fields_mut().keys();
+                let names = names.filter(|name| name.starts_with(&counters));
+                let names: Vec<String> = names.cloned().collect();
                 let is_well = record.get("error.type").is_none();
                 is_well && !names.is_empty() && names.iter().all(|name| set(record, name, json!(0)))
-            }),
-        );
-        let name = format!("{leg}.tcp.bytes_acked");
-        add(
-            format!("{name} absent"),
-            Box::new(move |record, _| {
-                leg == "client"
-                    && record.text("client.attribution") == Some("exact")
-                    && record.get("error.type").is_some()
-                    && record.fields_mut().remove(&name).is_some()
             }),
         );
         let name = format!("{leg}.wire.bytes_in");
@@ -363,6 +343,17 @@ fn ways() -> Vec<(String, Alter)> {
     add(
         "http.response.status_code wrong".to_owned(),
         Box::new(|record, _| shift(record, "http.response.status_code", 1)),
+    );
+    add(
+        "client.tcp.bytes_acked absent".to_owned(),
+        Box::new(|record, _| {
+            record.text("client.attribution") == Some("exact")
+                && record.get("error.type").is_some()
+                && record
+                    .fields_mut()
+                    .remove("client.tcp.bytes_acked")
+                    .is_some()
+        }),
     );
     add(
         "upstream.local_port of no connection".to_owned(),

@@ -1,5 +1,6 @@
 //! What `docs/truth.md` says of verdicts and of altered records, and when that was found.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::mutate::{self, Caught};
@@ -10,13 +11,10 @@ use crate::machine;
 use crate::page;
 use crate::table;
 
-const VERDICTS: &str = "loadtest truth";
-const CAUGHT: &str = "loadtest truth --mutate";
-
-/// Fails where the page has no marks for what is to be written.
-pub fn check(path: &Path, mutate: bool) -> anyhow::Result<()> {
-    page::check(path, if mutate { CAUGHT } else { VERDICTS })
-}
+/// Who writes verdicts, as the marks in a page say.
+pub const VERDICTS: &str = "loadtest truth";
+/// Who writes what came of altering records.
+pub const CAUGHT: &str = "loadtest truth --mutate";
 
 /// Writes verdicts into a page. `failed` are runs that could not be judged.
 pub fn write_verdicts(path: &Path, verdicts: &[Verdict], failed: &[String]) -> anyhow::Result<()> {
@@ -55,8 +53,7 @@ fn found(verdicts: &[Verdict], failed: &[String], today: &str, kernel: &str) -> 
 fn caught(all: &[Caught], failed: &[String], today: &str) -> String {
     let tried: usize = all.iter().map(|one| one.tried).sum();
     let caught: usize = all.iter().map(|one| one.caught).sum();
-    let runs: std::collections::HashSet<&str> =
-        all.iter().map(|one| one.scenario.as_str()).collect();
+    let runs: HashSet<&str> = all.iter().map(|one| one.scenario.as_str()).collect();
     let mut text = format!(
         "On {today}: {caught} of {tried} altered records were noticed, in {} runs.\n\n",
         runs.len()
