@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeFrom;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::{Extent, Finding, hello, ja4};
 use crate::backend::{Backend, Transport};
 use crate::certificate::{Certificate, NAME};
 use crate::cleanup::Scratch;
+use crate::client;
 use crate::gateway::{Gateway, Setup};
 use crate::plan::Random;
 use crate::records::Records;
@@ -32,7 +34,8 @@ const MTU: u16 = 1500;
 const WHOLE: u32 = 262_144;
 /// More than a round trip here: each piece is a segment of its own, and not joined to one that waits.
 const BETWEEN_PIECES: Duration = Duration::from_micros(500);
-/// From here on ports are given to clients that take one.
+/// From here on each client has a port of its own: its record is found by it, and of those that the
+/// system gives out one is given out again once the server has reset a connection.
 const FIRST_PORT: u16 = 20_000;
 
 /// How curl is called, beside what all calls have in common.
@@ -152,8 +155,6 @@ struct Client {
     known: Option<String>,
     /// Segments that its hello was to be cut into, at least.
     segments: usize,
-    /// Keeps its port, by which its record is found, from the next one.
-    _held: Option<TcpStream>,
 }
 
 /// Sends them all and compares.
@@ -175,10 +176,11 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
     let file = directory.path().join("front.pcap");
     let captured = Capture::start(&ground.gateway, FRONT, &file, WHOLE)?;
 
+    let mut ports = FIRST_PORT..;
     let mut clients = Vec::new();
-    clients.extend(by_curl(&ground, server)?);
-    clients.extend(by_openssl(&ground, server)?);
-    clients.extend(by_rustls(&ground, server, &certificate)?);
+    clients.extend(by_curl(&ground, server, &mut ports)?);
+    clients.extend(by_openssl(&ground, server, &mut ports)?);
+    clients.extend(by_rustls(&ground, server, &mut ports, &certificate)?);
     let mut random = Random::new(1);
     for at in 0..MADE_UP {
         let hello = hello::made_up(&mut random);
@@ -186,13 +188,14 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
         clients.push(by_hello(
             &ground,
             server,
+            &mut ports,
             name,
             &hello,
             CUTS[at % CUTS.len()],
         )?);
     }
     for (at, vector) in vectors.iter().enumerate() {
-        clients.extend(by_vector(&ground, server, at, vector)?);
+        clients.extend(by_vector(&ground, server, &mut ports, at, vector)?);
     }
     let chromium = match extent {
         Extent::All => by_chromium(&ground, server, directory.path())?,
@@ -220,7 +223,6 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
             address,
             known: None,
             segments: 1,
-            _held: None,
         });
     }
     for client in &clients {
@@ -251,7 +253,11 @@ pub fn compare(calltap: &Path, vectors: &[Vector], extent: Extent) -> anyhow::Re
     Ok(findings)
 }
 
-fn by_curl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
+fn by_curl(
+    ground: &Ground,
+    server: SocketAddr,
+    ports: &mut RangeFrom<u16>,
+) -> anyhow::Result<Vec<Client>> {
     let (address, port) = (server.ip(), server.port());
     let named = format!("https://{NAME}:{port}/bytes/10");
     let by_address = format!("https://{server}/bytes/10");
@@ -259,13 +265,15 @@ fn by_curl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
         .iter()
         .map(|(name, arguments)| (*name, &named, *arguments))
         .chain([("by address", &by_address, &[][..])]);
-    calls
-        .map(|(name, url, arguments)| {
+    ports
+        .zip(calls)
+        .map(|(own_port, (name, url, arguments))| {
             let output = ground
                 .client
                 .command("curl")
                 .args(["-s", "-k", "-o", "/dev/null", "--max-time", "20"])
-                .args(["-w", "%{http_code} %{local_ip} %{local_port}"])
+                .args(["-w", "%{http_code} %{local_ip}"])
+                .args(["--local-port", &own_port.to_string()])
                 .args(["--resolve", &format!("{NAME}:{port}:{address}")])
                 .args(arguments)
                 .arg(url)
@@ -273,23 +281,26 @@ fn by_curl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
                 .context("cannot run curl")?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let words: Vec<&str> = said.split(' ').collect();
-            let ["200", own, own_port] = words[..] else {
+            let ["200", own] = words[..] else {
                 bail!("curl, {name}: {said} ({})", output.status);
             };
             Ok(Client {
                 name: format!("curl: {name}"),
-                address: SocketAddr::new(own.parse()?, own_port.parse()?),
+                address: SocketAddr::new(own.parse()?, own_port),
                 known: None,
                 segments: 1,
-                _held: None,
             })
         })
         .collect()
 }
 
-fn by_openssl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>> {
+fn by_openssl(
+    ground: &Ground,
+    server: SocketAddr,
+    ports: &mut RangeFrom<u16>,
+) -> anyhow::Result<Vec<Client>> {
     let own = own_address(ground, server)?;
-    (FIRST_PORT..)
+    ports
         .zip(OPENSSL)
         .map(|(port, (name, arguments))| {
             let address = SocketAddr::new(own, port);
@@ -317,7 +328,6 @@ fn by_openssl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>
                 address,
                 known: None,
                 segments: 1,
-                _held: None,
             })
         })
         .collect()
@@ -327,6 +337,7 @@ fn by_openssl(ground: &Ground, server: SocketAddr) -> anyhow::Result<Vec<Client>
 fn by_rustls(
     ground: &Ground,
     server: SocketAddr,
+    ports: &mut RangeFrom<u16>,
     certificate: &Certificate,
 ) -> anyhow::Result<Vec<Client>> {
     let mut clients = Vec::new();
@@ -337,17 +348,16 @@ fn by_rustls(
         let mut config = certificate.client(versions)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let config = Arc::new(config);
-        for cut in CUTS {
+        for (port, cut) in ports.by_ref().zip(CUTS) {
             let (address, segments) = ground
                 .client
-                .run(|| one_by_rustls(server, config.clone(), *cut))?
+                .run(|| one_by_rustls(server, port, config.clone(), *cut))?
                 .with_context(|| format!("rustls, {version}, {}", cut.name))?;
             clients.push(Client {
                 name: format!("rustls: {version}, {}", cut.name),
                 address,
                 known: None,
                 segments,
-                _held: None,
             });
         }
     }
@@ -356,10 +366,11 @@ fn by_rustls(
 
 fn one_by_rustls(
     server: SocketAddr,
+    port: u16,
     config: Arc<ClientConfig>,
     cut: Cut,
 ) -> anyhow::Result<(SocketAddr, usize)> {
-    let stream = connect(server)?;
+    let stream = client::connect_from(Some(port), server, None)?;
     let address = stream.local_addr()?;
     let mut connection = ClientConnection::new(config, ServerName::try_from(NAME)?)?;
     let mut hello = Vec::new();
@@ -384,6 +395,7 @@ fn one_by_rustls(
 fn by_vector(
     ground: &Ground,
     server: SocketAddr,
+    ports: &mut RangeFrom<u16>,
     at: usize,
     vector: &Vector,
 ) -> anyhow::Result<Vec<Client>> {
@@ -394,7 +406,7 @@ fn by_vector(
             let name = format!("vector {}: {}", at + 1, cut.name);
             Ok(Client {
                 known: Some(vector.ja4.clone()),
-                ..by_hello(ground, server, name, &hello, *cut)?
+                ..by_hello(ground, server, ports, name, &hello, *cut)?
             })
         })
         .collect()
@@ -404,35 +416,29 @@ fn by_vector(
 fn by_hello(
     ground: &Ground,
     server: SocketAddr,
+    ports: &mut RangeFrom<u16>,
     name: String,
     hello: &[u8],
     cut: Cut,
 ) -> anyhow::Result<Client> {
+    let port = ports.next().context("no ports left")?;
     let sent = ground.client.run(|| -> anyhow::Result<_> {
-        let mut stream = connect(server)?;
+        let mut stream = client::connect_from(Some(port), server, None)?;
         let address = stream.local_addr()?;
         let segments = send(&stream, hello, cut)?;
         // The server's part of the handshake, or its alert: it has read the hello.
         let got = stream.read(&mut [0; 16 * 1024])?;
         ensure!(got > 0, "the server said nothing");
         stream.shutdown(Shutdown::Write)?;
-        Ok((address, segments, stream))
+        Ok((address, segments))
     })?;
-    let (address, segments, stream) = sent.with_context(|| name.clone())?;
+    let (address, segments) = sent.with_context(|| name.clone())?;
     Ok(Client {
         name,
         address,
         known: None,
         segments,
-        _held: Some(stream),
     })
-}
-
-fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(stream)
 }
 
 /// Sends one TLS record cut into several, in several segments, and returns how many at least.
