@@ -6,6 +6,7 @@
 use http::HeaderName;
 use http::header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRAILER, UPGRADE};
 use pingora::http::ResponseHeader;
+use smallvec::SmallVec;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -15,21 +16,26 @@ pub(crate) fn clean_response(head: &mut ResponseHeader) {
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    let named: Vec<HeaderName> = head
+    let named = head
         .headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(may_be_named)
-        .collect();
-    for name in named {
+        .map(str::trim)
+        // What most say, and no names of headers that stay otherwise.
+        .filter(|name| !["keep-alive", "close"].contains(name))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .filter(may_be_named);
+    let hop_by_hop = head.headers.keys().filter(|name| is_hop_by_hop(name));
+    let going: SmallVec<[HeaderName; 4]> = named.chain(hop_by_hop.cloned()).collect();
+    for name in going {
         head.remove_header(&name);
     }
-    for name in [&CONNECTION, &UPGRADE, &TE, &KEEP_ALIVE, &PROXY_CONNECTION] {
-        head.remove_header(name);
-    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [&CONNECTION, &UPGRADE, &TE, &KEEP_ALIVE, &PROXY_CONNECTION].contains(&name)
 }
 
 /// A server cannot talk us out of what frames the message or belongs to the client.

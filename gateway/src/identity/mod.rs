@@ -186,6 +186,20 @@ pub(crate) fn authority(head: &RequestHeader) -> Option<&str> {
 }
 
 /// A header that must not occur twice; `None` if it does, or is not ASCII.
+/// Host and port of an authority as most are, without a user, an IPv6 literal or an escape; `None` of
+/// others, good or bad.
+pub(crate) fn plain_authority(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (host, Some(port.parse().ok()?))
+        }
+        Some(_) => return None,
+        None => (text, None),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    (!host.is_empty() && host.bytes().all(is_plain)).then_some((host, port))
+}
+
 fn single_header<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h str> {
     let mut values = head.headers.get_all(name).iter();
     let first = values.next()?;

@@ -564,7 +564,7 @@ impl Call {
 
     /// The call's last moment on the request path.
     pub(super) fn finish(
-        mut self,
+        mut self: Box<Self>,
         session: &mut Session,
         error: Option<&Error>,
     ) -> (Open, Finished) {

@@ -1,5 +1,6 @@
 //! What the record says of a request and a response, from their heads.
 
+use http::header::AsHeaderName;
 use http::{HeaderMap, Version, header};
 use pingora::http::RequestHeader;
 
@@ -37,7 +38,7 @@ pub(super) fn request(
             .query()
             .map(|query| secrets.query(query).into_owned()),
         version: Text::Borrowed(version(head.version)),
-        user_agent: text(&head.headers, header::USER_AGENT.as_str()),
+        user_agent: text(&head.headers, header::USER_AGENT),
         body_bytes: 0,
         headers: headers(&head.headers, allowed_headers, secrets),
         request_id: Some(identity.request_id.clone()),
@@ -71,6 +72,9 @@ fn server(head: &RequestHeader, secured: bool) -> (Option<String>, Option<u16>) 
         return (None, None);
     };
     let default = if secured { 443 } else { 80 };
+    if let Some((host, port)) = identity::plain_authority(authority) {
+        return (Some(host.to_ascii_lowercase()), port.or(Some(default)));
+    }
     match authority.parse::<http::uri::Authority>() {
         Ok(authority) => {
             let host = authority
@@ -92,14 +96,14 @@ pub(super) fn headers(
     allowed
         .iter()
         .filter_map(|name| {
-            let value = text(headers, name)?;
+            let value = text(headers, name.as_str())?;
             Some((name.clone(), secrets.header(name, &value).to_owned()))
         })
         .collect()
 }
 
 /// A header's values as text; bytes that are no UTF-8 are percent-encoded.
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
     let mut values = headers
         .get_all(name)
         .iter()

@@ -72,6 +72,9 @@ fn has_valid_host(head: &RequestHeader) -> bool {
 
 /// `host` or `host:port`.
 fn is_authority(text: &str) -> bool {
+    if identity::plain_authority(text).is_some() {
+        return true;
+    }
     let Ok(authority) = text.parse::<Authority>() else {
         return false;
     };

@@ -6,12 +6,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
 use calltap_correlate::socket::{CallRanges, Close, Counters, DirectionTotals, SocketSnapshot};
 use calltap_tap::tcp_info;
+use memchr::memmem::Finder;
 use tokio::net::TcpStream;
 
 use super::chunked::ChunkedBody;
@@ -320,9 +321,11 @@ impl ClientConnection {
 
     /// Most reads are a head and nothing else. What may be more is kept until the head was parsed.
     fn keep_ahead(&self, doing: Doing, bytes: &[u8]) {
-        const END: &[u8] = b"\r\n\r\n";
+        static END: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
         let is_head = doing == Doing::Idle
-            && memchr::memmem::find(bytes, END).is_some_and(|at| at + END.len() == bytes.len());
+            && END
+                .find(bytes)
+                .is_some_and(|at| at + END.needle().len() == bytes.len());
         if is_head {
             return;
         }
