@@ -117,18 +117,19 @@ pub(crate) fn call_record(
         consumer,
         tls,
         times,
-        client: client_leg,
+        // The legs are large, and stay where they are.
+        client: ref client_leg,
         client_address,
         cluster,
         attempts,
-        upstream: upstream_leg,
+        upstream: ref upstream_leg,
         policy,
         mut flags,
         mut error_type,
         reset_code,
     } = *exchange;
     if flags.is_empty()
-        && let Some(lost) = lost_on_the_way(&client_leg, &response, &times, last, settled)
+        && let Some(lost) = lost_on_the_way(client_leg, &response, &times, last, settled)
     {
         flags.push(lost);
         error_type = error_type.or(Some(lost.into()));
@@ -140,7 +141,7 @@ pub(crate) fn call_record(
     // What is still on its way, or in a queue that the client may yet drain, is not in vain.
     let is_lost = !flags.is_empty() || settled == Some(Settled::Closed);
     if is_lost && let Some(body) = response.upstream_body {
-        in_vain(record, body, &response, &client_leg, last);
+        in_vain(record, body, &response, client_leg, last);
     }
     answered(record, response);
     record.api = api;
@@ -154,25 +155,27 @@ pub(crate) fn call_record(
         secured(record, tls, true);
     }
     let first_call = client_leg.request_seq == 1;
-    addresses(record, &client_leg, client_address);
-    syn(record, &client_leg, syns);
+    addresses(record, client_leg, client_address);
+    syn(record, client_leg, syns);
     if first_call {
-        handshakes(record, &client_leg, tls.as_deref(), times.accepted_ns);
+        handshakes(record, client_leg, tls.as_deref(), times.accepted_ns);
     }
     let end = LegEnd {
         last,
         ended_well,
         tls: tls.is_some(),
     };
-    record.client = leg::describe(&client_leg, &client, Direction::Received, end);
+    record.client = leg::describe(client_leg, &client, Direction::Received, end);
 
     record.upstream_cluster = cluster;
-    // What was to be reached; the socket, where one is known, says what was.
-    if let Some(attempt) = attempts.last() {
-        (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
-    }
     if let (Some(leg), Some(reading)) = (upstream_leg, &upstream) {
         used_upstream(record, leg, reading, ended_well);
+    }
+    // The socket, where one is known, says what was reached; else what was to be reached.
+    if record.upstream_address.is_none()
+        && let Some(attempt) = attempts.last()
+    {
+        (record.upstream_address, record.upstream_port) = endpoint(&attempt.address);
     }
     record.upstream_attempts = attempts.into_iter().map(tried).collect();
     worse_of_both(record);
@@ -567,7 +570,7 @@ fn handshakes(
 
 fn used_upstream(
     record: &mut CallRecord,
-    upstream: UpstreamLeg,
+    upstream: &UpstreamLeg,
     reading: &LegReading,
     ended_well: bool,
 ) {
@@ -583,15 +586,15 @@ fn used_upstream(
         record.upstream_port = Some(peer.port());
         record.upstream_local_port = Some(identity.local.port());
     }
-    record.upstream_reused = Some(reused);
+    record.upstream_reused = Some(*reused);
     let end = LegEnd {
         last: &leg.end,
         ended_well,
         tls: tls_version.is_some(),
     };
-    record.upstream = leg::describe(&leg, reading, Direction::Sent, end);
-    record.upstream_tls_protocol_version = tls_version;
-    record.upstream_tls_cipher = tls_cipher;
+    record.upstream = leg::describe(leg, reading, Direction::Sent, end);
+    record.upstream_tls_protocol_version = tls_version.clone();
+    record.upstream_tls_cipher = tls_cipher.clone();
 }
 
 /// An endpoint as attempts name it: `10.0.0.1:80`, `[::1]:80`, `unix:/run/app.sock`.

@@ -266,7 +266,7 @@ pub struct UpstreamLeg {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The endpoint: `10.0.0.1:80`, `unix:/run/app.sock`.
-    pub address: String,
+    pub address: Arc<str>,
     /// The socket, also of attempts that failed.
     pub cookie: Option<SocketCookie>,
     /// The endpoint was chosen.

@@ -168,7 +168,7 @@ impl FromStr for TcpFlags {
 object! {
     /// One try to reach an upstream endpoint.
     pub struct AttemptRecord {
-        "address" address: String, "The endpoint as configured or resolved.";
+        "address" address: Arc<str>, "The endpoint as configured or resolved.";
         "cookie" cookie: Option<SocketCookie>, "Its socket, also of an attempt that failed.";
         "outcome" outcome: Text, "`ok`, or how it failed.";
         "connect_us" connect_us: Option<u64>, "From the choice of the endpoint until TCP was connected.";
@@ -307,44 +307,43 @@ macro_rules! record {
             pub fn write_json(&self, out: &mut Vec<u8>, select: &Selection) {
                 let mut fields = 0..;
                 let mut next = || fields.next().unwrap_or(usize::MAX);
-                out.push(b'{');
+                let start = out.len();
                 $($({
                     let field = next();
                     if !self.$ident.is_absent() && select.has(field) {
-                        self.$ident.write_member(concat!("\"", $name, "\":"), out);
+                        self.$ident.write_member(concat!(",\"", $name, "\":"), out);
                     }
                 })*)*
                 $({
                     let field = next();
                     if !self.api.$aident.is_absent() && select.has(field) {
-                        self.api.$aident.write_member(concat!("\"", $aname, "\":"), out);
+                        self.api.$aident.write_member(concat!(",\"", $aname, "\":"), out);
                     }
                 })*
                 $({
                     let field = next();
                     for (key, value) in &self.$fident {
                         if select.has_key(field, key) {
-                            out.extend_from_slice(concat!("\"", $fname, ".").as_bytes());
+                            out.extend_from_slice(concat!(",\"", $fname, ".").as_bytes());
                             write_escaped(key, out);
                             out.extend_from_slice(b"\":");
                             write_text(value, out);
-                            out.push(b',');
                         }
                     }
                 })*
                 $({
                     let field = next();
                     if !self.client.$sident.is_absent() && select.has(field) {
-                        self.client.$sident.write_member(concat!("\"client.", $sname, "\":"), out);
+                        self.client.$sident.write_member(concat!(",\"client.", $sname, "\":"), out);
                     }
                 })*
                 $({
                     let field = next();
                     if !self.upstream.$sident.is_absent() && select.has(field) {
-                        self.upstream.$sident.write_member(concat!("\"upstream.", $sname, "\":"), out);
+                        self.upstream.$sident.write_member(concat!(",\"upstream.", $sname, "\":"), out);
                     }
                 })*
-                end_object(out);
+                end_object(start, out);
             }
 
             /// Makes free keys safe (lower case, `_` for dots, no key twice), cuts every text to

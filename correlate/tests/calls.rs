@@ -88,7 +88,7 @@ fn call(script: &str) -> Exchange {
                 };
                 let number = call.attempts.len() as u64;
                 call.attempts.push(Attempt {
-                    address: format!("192.0.2.{number}:80"),
+                    address: format!("192.0.2.{number}:80").into(),
                     cookie: SocketCookie::new(100 + number),
                     begin_ns: us(at),
                     connected_ns: after("connected"),
@@ -1003,7 +1003,7 @@ prop_compose! {
             .into_iter()
             .zip(100..)
             .map(|((begin_ns, connected_ns, secured_ns, ok), cookie)| Attempt {
-                address: "192.0.2.1:80".to_owned(),
+                address: "192.0.2.1:80".into(),
                 cookie: SocketCookie::new(cookie),
                 begin_ns,
                 connected_ns,

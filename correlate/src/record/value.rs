@@ -60,7 +60,7 @@ pub(crate) trait Datum: Sized {
 pub(crate) trait Slot: Sized {
     const VALUE: ValueKind;
     fn is_absent(&self) -> bool;
-    /// Writes `key` (quoted, with its colon), the value and a comma.
+    /// Writes `key` (a comma, the quoted name, a colon) and the value.
     fn write_member(&self, key: &str, out: &mut Vec<u8>);
     fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error>;
     fn cut_member(&mut self, max: usize) -> bool;
@@ -77,7 +77,6 @@ impl<T: Datum> Slot for Option<T> {
         if let Some(value) = self {
             out.extend_from_slice(key.as_bytes());
             value.write(out);
-            out.push(b',');
         }
     }
     fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
@@ -102,7 +101,7 @@ impl<T: Datum> Slot for Vec<T> {
             }
             value.write(out);
         }
-        out.extend_from_slice(b"],");
+        out.push(b']');
     }
     fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
         map.next_value_seed(ListSeed::<T>(PhantomData))
@@ -125,7 +124,6 @@ macro_rules! always {
             fn write_member(&self, key: &str, out: &mut Vec<u8>) {
                 out.extend_from_slice(key.as_bytes());
                 Datum::write(self, out);
-                out.push(b',');
             }
             fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
                 map.next_value_seed(Seed::<$ty>(PhantomData))
@@ -136,7 +134,7 @@ macro_rules! always {
         }
     )*};
 }
-always!(Kind, Uuid, Timestamp, Text, String);
+always!(Kind, Uuid, Timestamp, Text, String, Arc<str>);
 
 pub(crate) struct Seed<T>(pub(crate) PhantomData<T>);
 
@@ -441,11 +439,11 @@ macro_rules! object {
             ]);
             fn write(&self, out: &mut Vec<u8>) {
                 use $crate::record::value::Slot as _;
-                out.push(b'{');
+                let start = out.len();
                 $(if !self.$ident.is_absent() {
-                    self.$ident.write_member(concat!("\"", $name, "\":"), out);
+                    self.$ident.write_member(concat!(",\"", $name, "\":"), out);
                 })*
-                $crate::record::value::end_object(out);
+                $crate::record::value::end_object(start, out);
             }
             fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Members;
@@ -480,10 +478,11 @@ macro_rules! object {
 }
 pub(crate) use object;
 
-/// Ends an object of `"key":value,` members.
-pub(crate) fn end_object(out: &mut Vec<u8>) {
-    if out.last() == Some(&b',') {
-        out.pop();
+/// Makes an object of the members from `start` on, each with a comma before it.
+pub(crate) fn end_object(start: usize, out: &mut Vec<u8>) {
+    match out.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
     }
     out.push(b'}');
 }
@@ -501,12 +500,16 @@ pub(crate) fn write_decimal(number: u64, out: &mut Vec<u8>) {
             out.extend_from_slice(&text.to_le_bytes());
             out.truncate(out.len() - zeros as usize);
         }
-        _ => {
-            write_decimal(number / EIGHT_DIGITS, out);
-            let digits = eight_digits((number % EIGHT_DIGITS) as u32);
-            out.extend_from_slice(&(digits | ZEROS).to_le_bytes());
-        }
+        _ => write_long(number, out),
     }
+}
+
+/// More than eight digits. Apart from the others, so that those need no stack.
+#[inline(never)]
+fn write_long(number: u64, out: &mut Vec<u8>) {
+    write_decimal(number / EIGHT_DIGITS, out);
+    let digits = eight_digits((number % EIGHT_DIGITS) as u32);
+    out.extend_from_slice(&(digits | ZEROS).to_le_bytes());
 }
 
 const EIGHT_DIGITS: u64 = 100_000_000;

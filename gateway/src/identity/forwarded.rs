@@ -127,6 +127,11 @@ impl Forwarding {
                 .collect::<Vec<_>>()
                 .join(", ")
         });
+        // The rest in one piece: names and signs beside the peer, the host and the scheme.
+        const AROUND_BYTES: usize = ", for=\"[]\";host=\"\";proto=https".len();
+        let host_bytes = self.host.as_ref().map_or(0, String::len);
+        let peer_bytes = self.peer.as_ref().map_or(0, |peer| peer.text.len());
+        text.reserve(AROUND_BYTES + peer_bytes + host_bytes);
         if !text.is_empty() {
             text.push_str(", ");
         }

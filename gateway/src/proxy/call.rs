@@ -17,6 +17,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
+use smallvec::SmallVec;
 
 use super::failure::{
     BAD_PATH, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure,
@@ -63,7 +64,7 @@ pub(crate) struct Call {
     group: Option<Arc<Group>>,
     attempts: Attempts,
     lease: Option<Lease>,
-    tried: Vec<EndpointId>,
+    tried: SmallVec<[EndpointId; 2]>,
     upstream: Option<UpstreamUse>,
     /// Why the gateway answers on its own.
     failure: Option<Failure>,
@@ -167,7 +168,7 @@ impl Call {
             group: None,
             attempts: Attempts::new(hooks),
             lease: None,
-            tried: Vec::new(),
+            tried: SmallVec::new(),
             upstream: None,
             failure: None,
             attempt_failure: None,
@@ -225,7 +226,7 @@ impl Call {
             &self.exchange,
             &self.exchange.client.begin,
             &mut policy,
-            now_ns(),
+            self.exchange.times.head_read_ns,
         );
         self.exchange.policy = policy;
         match verdict {
@@ -283,13 +284,14 @@ impl Call {
         Error::e_explain(ErrorType::HTTPStatus(504), TIMEOUT.message)
     }
 
-    fn remaining(&self) -> Duration {
-        Duration::from_nanos(self.deadline_ns.saturating_sub(now_ns()))
+    fn remaining(&self, now_ns: u64) -> Duration {
+        Duration::from_nanos(self.deadline_ns.saturating_sub(now_ns))
     }
 
     /// Chooses where the next attempt goes.
     pub(super) fn pick(&mut self) -> Result<Box<HttpPeer>> {
-        let remaining = self.remaining();
+        let now_ns = now_ns();
+        let remaining = self.remaining(now_ns);
         if remaining.is_zero() {
             self.failure = Some(TIMEOUT);
             return Error::e_explain(ErrorType::HTTPStatus(504), TIMEOUT.message);
@@ -310,7 +312,7 @@ impl Call {
         };
         self.tried.push(lease.id());
         let time_left = (self.deadline_ns != u64::MAX).then_some(remaining);
-        let mut peer = self.attempts.begin(&lease, time_left);
+        let mut peer = self.attempts.begin(&lease, time_left, now_ns);
         self.lease = Some(lease);
         if let Some(time_left) = time_left {
             let read_timeout = &mut peer.options.read_timeout;
@@ -336,7 +338,7 @@ impl Call {
             .group
             .as_ref()
             .map_or(0, |group| group.config().retries);
-        self.attempts.count() <= retries && !self.remaining().is_zero()
+        self.attempts.count() <= retries && !self.remaining(now_ns()).is_zero()
     }
 
     /// An attempt got no connection. Nothing of the call was sent: any method may try again.
@@ -391,10 +393,18 @@ impl Call {
         let Some(group) = &self.group else { return };
         let multiplexed = group.config().protocol == Protocol::Http2;
         let stream = self.stream;
-        self.upstream =
-            UpstreamUse::begin(reused, fd, digest, stream, multiplexed, self.wants_upgrade);
+        let now_ns = now_ns();
+        self.upstream = UpstreamUse::begin(
+            reused,
+            fd,
+            digest,
+            stream,
+            multiplexed,
+            self.wants_upgrade,
+            now_ns,
+        );
         let cookie = self.upstream.as_ref().and_then(UpstreamUse::cookie);
-        self.attempts.ready(reused, cookie);
+        self.attempts.ready(reused, cookie, now_ns);
     }
 
     /// What the upstream is sent instead of what the client sent.
@@ -506,7 +516,7 @@ impl Call {
             ledger.cut_sent();
         }
         self.connection.expect_head();
-        self.blocked_before_ns = self.connection.blocked_ns(now_ns());
+        self.blocked_before_ns = self.connection.blocked_ns();
         Ok(())
     }
 
@@ -639,7 +649,7 @@ impl Call {
         let has_more = !body_done || passed_on.is_some_and(|bytes| bytes < body_bytes_read);
         let finish = |upstream: UpstreamUse| upstream.finish(now_ns, error.is_some() && has_more);
         exchange.upstream = self.upstream.map(finish);
-        self.connection.end_call();
+        self.connection.end_call(now_ns);
         let finished = Finished {
             exchange,
             client: self.connection,
@@ -706,7 +716,7 @@ impl Call {
             return None;
         }
         self.exchange.times.write_blocked_ns = connection
-            .blocked_ns(now_ns)
+            .blocked_ns()
             .saturating_sub(self.blocked_before_ns);
         connection.rest(leg.end);
         let read = connection.plain_read();

@@ -10,7 +10,6 @@ use calltap_correlate::exchange::{Sharing, UpstreamLeg};
 use calltap_correlate::socket::{Counters, SocketCookie, StreamRange};
 use pingora::protocols::Digest;
 
-use crate::clock::now_ns;
 use crate::tls::facts;
 use crate::upstream::UpstreamConnection;
 
@@ -33,13 +32,13 @@ impl UpstreamUse {
         stream: u64,
         multiplexed: bool,
         wants_upgrade: bool,
+        now_ns: u64,
     ) -> Option<Self> {
         let digest = digest?;
         let connection = UpstreamConnection::of(digest.proxy_digest.as_deref()?)?;
         let ssl = digest.ssl_digest.as_deref();
         let mut leg = connection.socket.leg();
         leg.request_seq = connection.begin_call();
-        let now_ns = now_ns();
         let (mut sent_start, mut received_start) = (None, None);
         if multiplexed {
             leg.sharing = Sharing::Multiplexed;

@@ -381,9 +381,13 @@ impl ClientConnection {
     }
 
     fn set_doing(&self, doing: Doing, for_ns: u64) {
+        self.set_doing_at(doing, for_ns, now_ns());
+    }
+
+    fn set_doing_at(&self, doing: Doing, for_ns: u64, now_ns: u64) {
         self.doing.store(doing as u8, Relaxed);
         self.deadline_ns
-            .store(now_ns().saturating_add(for_ns), Relaxed);
+            .store(now_ns.saturating_add(for_ns), Relaxed);
     }
 
     /// What it is doing now.
@@ -558,12 +562,10 @@ impl ClientConnection {
     }
 
     /// Time spent unable to write so far, a stretch that still lasts included.
-    pub(crate) fn blocked_ns(&self, now_ns: u64) -> u64 {
-        let since = self.blocked_since_ns.load(Relaxed);
-        let lasting = if since == 0 {
-            0
-        } else {
-            now_ns.saturating_sub(since)
+    pub(crate) fn blocked_ns(&self) -> u64 {
+        let lasting = match self.blocked_since_ns.load(Relaxed) {
+            0 => 0,
+            since => now_ns().saturating_sub(since),
         };
         self.blocked_ns.load(Relaxed) + lasting
     }
@@ -587,7 +589,7 @@ impl ClientConnection {
     }
 
     /// A call's response was written; the next head may come.
-    pub(crate) fn end_call(&self) {
+    pub(crate) fn end_call(&self, now_ns: u64) {
         self.plain_read_at_call_end
             .store(self.plain_read(), Relaxed);
         self.wire_read_at_call_end.store(self.wire_read(), Relaxed);
@@ -596,9 +598,9 @@ impl ClientConnection {
             self.has_upload.store(false, Relaxed);
         }
         if !self.is_multiplexed() {
-            self.set_doing(Doing::Idle, self.limits.idle.as_nanos() as u64);
+            self.set_doing_at(Doing::Idle, self.limits.idle.as_nanos() as u64, now_ns);
         } else if self.streams.is_empty() {
-            let mut counters = self.counters(now_ns());
+            let mut counters = self.counters(now_ns);
             let unread = counters
                 .received
                 .is_some_and(|received| received.offset > self.wire_read());

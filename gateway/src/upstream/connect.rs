@@ -21,6 +21,7 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::upstreams::peer::HttpPeer;
 use rustix::net::sockopt::socket_cookie;
+use smallvec::SmallVec;
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::endpoint::{Endpoint, Vitals};
@@ -54,7 +55,7 @@ pub(crate) struct Attempts {
 
 struct Shared {
     hooks: Arc<ConnectHooks>,
-    attempts: Mutex<Vec<Watched>>,
+    attempts: Mutex<SmallVec<[Watched; 1]>>,
 }
 
 struct Watched {
@@ -75,11 +76,16 @@ impl Attempts {
 
     /// Begins an attempt: the peer to hand to Pingora, which reports here as it connects. It has
     /// the configured time to connect, and no longer than `time_left` of the call.
-    pub(crate) fn begin(&self, endpoint: &Endpoint, time_left: Option<Duration>) -> HttpPeer {
+    pub(crate) fn begin(
+        &self,
+        endpoint: &Endpoint,
+        time_left: Option<Duration>,
+        now_ns: u64,
+    ) -> HttpPeer {
         let attempt = Attempt {
-            address: endpoint.address().to_string(),
+            address: Arc::clone(endpoint.address()),
             cookie: None,
-            begin_ns: (self.shared.hooks.now_ns)(),
+            begin_ns: now_ns,
             connected_ns: None,
             secured_ns: None,
             outcome: ABANDONED,
@@ -105,8 +111,7 @@ impl Attempts {
 
     /// The last attempt has a connection that is ready for the request. `cookie` is that of its
     /// socket, which for one from the pool nobody else can tell.
-    pub(crate) fn ready(&self, reused: bool, cookie: Option<SocketCookie>) {
-        let now_ns = (self.shared.hooks.now_ns)();
+    pub(crate) fn ready(&self, reused: bool, cookie: Option<SocketCookie>, now_ns: u64) {
         if let Some(Watched { attempt, .. }) = self.shared.attempts().last_mut() {
             attempt.outcome = OK;
             attempt.cookie = attempt.cookie.or(cookie);
@@ -172,7 +177,7 @@ impl Attempts {
 }
 
 impl Shared {
-    fn attempts(&self) -> MutexGuard<'_, Vec<Watched>> {
+    fn attempts(&self) -> MutexGuard<'_, SmallVec<[Watched; 1]>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -317,15 +317,18 @@ fn a_key_of_another_certificate_is_a_mistake() {
 struct Watch {
     attempts: Attempts,
     announced: Arc<Mutex<Vec<SocketCookie>>>,
+    now_ns: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Watch {
     fn new() -> Self {
         let announced = Arc::new(Mutex::new(Vec::new()));
         let clock = AtomicU64::new(0);
+        let now_ns: Arc<dyn Fn() -> u64 + Send + Sync> =
+            Arc::new(move || clock.fetch_add(1, Ordering::Relaxed) + 1);
         let own = Arc::clone(&announced);
         let hooks = ConnectHooks {
-            now_ns: Arc::new(move || clock.fetch_add(1, Ordering::Relaxed) + 1),
+            now_ns: Arc::clone(&now_ns),
             own: Arc::new(move |cookie| own.lock().unwrap().push(cookie)),
             luggage: Arc::new(|cookie, _| {
                 let head = ResponseHeader::build(200, None).unwrap();
@@ -335,6 +338,7 @@ impl Watch {
         Self {
             attempts: Attempts::new(Arc::new(hooks)),
             announced,
+            now_ns,
         }
     }
 
@@ -345,10 +349,11 @@ impl Watch {
         endpoint: &Endpoint,
         time_left: Option<Duration>,
     ) -> Result<(HttpSession, HttpPeer), Box<pingora::Error>> {
-        let peer = self.attempts.begin(endpoint, time_left);
+        let peer = self.attempts.begin(endpoint, time_left, (self.now_ns)());
         match connector.get_http_session(&peer).await {
             Ok((session, reused)) => {
-                self.attempts.ready(reused, luggage(&session));
+                self.attempts
+                    .ready(reused, luggage(&session), (self.now_ns)());
                 Ok((session, peer))
             }
             Err(error) => {
