@@ -569,8 +569,15 @@ pub(crate) fn write_escaped(text: &str, out: &mut Vec<u8>) {
     };
 
     let bytes = text.as_bytes();
-    let mut clean_from = 0;
     let (words, _) = bytes.as_chunks();
+    // Most texts are plain to their end; the last word may overlap the one before.
+    if bytes.last_chunk().is_some_and(|last| is_plain(*last))
+        && words.iter().all(|word| is_plain(*word))
+    {
+        out.extend_from_slice(bytes);
+        return;
+    }
+    let mut clean_from = 0;
     let mut at = words.iter().take_while(|word| is_plain(**word)).count() * WORD;
     while at < bytes.len() {
         let byte = bytes[at];

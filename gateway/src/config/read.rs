@@ -903,7 +903,7 @@ fn source(field: Field<'_>) -> Option<ConsumerSource> {
     let source = match text.split_once(':') {
         Some(("header", name)) => http::HeaderName::from_bytes(name.as_bytes())
             .ok()
-            .map(|name| ConsumerSource::Header(name.as_str().to_owned())),
+            .map(ConsumerSource::Header),
         Some(("query", name)) if !name.is_empty() => Some(ConsumerSource::Query(name.to_owned())),
         Some(("mtls", "subject")) => Some(ConsumerSource::MtlsSubject),
         Some(("mtls", "issuer")) => Some(ConsumerSource::MtlsIssuer),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calltap_correlate::record::Selection;
+use http::HeaderName;
 
 use super::tree::Node;
 use crate::route::{HostHeader, RouteTable};
@@ -288,8 +289,8 @@ pub(crate) struct ConsumerConfig {
 /// One place a call may say who makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ConsumerSource {
-    /// A request header, lower-case name.
-    Header(String),
+    /// A request header.
+    Header(HeaderName),
     /// A query parameter.
     Query(String),
     /// The client certificate's subject.

@@ -72,13 +72,15 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::super::tests::head;
     use super::*;
 
     fn config() -> ConsumerConfig {
         ConsumerConfig {
             client_id: vec![
-                ConsumerSource::Header("x-ibm-client-id".to_owned()),
+                ConsumerSource::Header(HeaderName::from_static("x-ibm-client-id")),
                 ConsumerSource::Query("client_id".to_owned()),
                 ConsumerSource::MtlsSubject,
             ],

@@ -102,6 +102,20 @@ impl Forwarding {
         if !peer_is_trusted {
             remove_claims(headers);
         }
+        insert_or_remove(headers, &X_FORWARDED_FOR, self.chain()?);
+        let host = self.forwarded_host.as_deref().map(HeaderValue::from_str);
+        insert_or_remove(headers, &X_FORWARDED_HOST, host.transpose()?);
+        let proto = HeaderValue::from_static(self.forwarded_proto);
+        headers.insert(&X_FORWARDED_PROTO, proto);
+        headers.insert(FORWARDED, HeaderValue::try_from(self.forwarded_header())?);
+        Ok(())
+    }
+
+    /// `X-Forwarded-For`, if there is anybody to name.
+    fn chain(&self) -> Result<Option<HeaderValue>, InvalidHeaderValue> {
+        if self.hops.is_empty() {
+            return Ok(self.peer.as_ref().map(|peer| peer.forwarded_for.clone()));
+        }
         let mut chain = String::new();
         for hop in &self.hops {
             let _ = write!(chain, "{}, ", hop.ip());
@@ -110,13 +124,7 @@ impl Forwarding {
             Some(peer) => chain.push_str(&peer.text),
             None => chain.truncate(chain.len().saturating_sub(2)),
         }
-        let chain = Some(chain).filter(|chain| !chain.is_empty());
-        insert_or_remove(headers, &X_FORWARDED_FOR, chain)?;
-        insert_or_remove(headers, &X_FORWARDED_HOST, self.forwarded_host.clone())?;
-        let proto = HeaderValue::from_static(self.forwarded_proto);
-        headers.insert(&X_FORWARDED_PROTO, proto);
-        headers.insert(FORWARDED, HeaderValue::try_from(self.forwarded_header())?);
-        Ok(())
+        HeaderValue::try_from(chain).map(Some)
     }
 
     fn forwarded_header(&self) -> String {
@@ -187,16 +195,11 @@ fn remove_claims(headers: &mut HeaderMap) {
     }
 }
 
-fn insert_or_remove(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
-    value: Option<String>,
-) -> Result<(), InvalidHeaderValue> {
+fn insert_or_remove(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
     match value {
-        Some(value) => headers.insert(name, HeaderValue::try_from(value)?),
+        Some(value) => headers.insert(name, value),
         None => headers.remove(name),
     };
-    Ok(())
 }
 
 /// All lines of a list header as one; `None` without any, or if one is not ASCII.

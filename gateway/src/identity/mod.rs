@@ -39,14 +39,18 @@ pub(crate) const ID_BYTES_MAX: usize = 128;
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     text: Arc<str>,
+    /// What `X-Forwarded-For` says of it where nobody else is named.
+    forwarded_for: HeaderValue,
 }
 
 impl Peer {
     pub(crate) fn new(address: SocketAddr) -> Self {
         let address = canonical(address);
+        let text = address.ip().to_string();
         Self {
             address,
-            text: address.ip().to_string().into(),
+            forwarded_for: HeaderValue::from_str(&text).expect("an address is printable"),
+            text: text.into(),
         }
     }
 }
@@ -86,8 +90,10 @@ impl Identity {
     ) -> Self {
         let peer = sender.peer;
         let peer_is_trusted = peer.is_some_and(|peer| (sender.is_trusted)(peer.address.ip()));
+        // Most requests tell nothing, and to look for each header costs more than to see that.
+        let is_told = peer_is_trusted && head.headers.keys().any(is_telling);
         let kept = |name: &HeaderName| {
-            peer_is_trusted
+            is_told
                 .then(|| single_header(head, name))
                 .flatten()
                 .filter(|id| is_id(id))
@@ -102,13 +108,13 @@ impl Identity {
         );
         let global_transaction_id =
             kept(&X_GLOBAL_TRANSACTION_ID).map_or_else(|| hex(random()), str::to_owned);
-        let trace = if peer_is_trusted {
+        let trace = if is_told {
             Trace::continued(head, &mut random)
         } else {
             None
         }
         .unwrap_or_else(|| Trace::begun(&mut random));
-        let forwarding = Forwarding::of(head, peer, sender.scheme, peer_is_trusted);
+        let forwarding = Forwarding::of(head, peer, sender.scheme, is_told);
         Self {
             client_address: forwarding.client_address(sender.is_trusted),
             request_id,
@@ -136,11 +142,33 @@ impl Identity {
     }
 }
 
+/// Whether it is one of the headers that a trusted peer is believed.
+fn is_telling(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "forwarded"
+            | "traceparent"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-global-transaction-id"
+            | "x-request-id"
+    )
+}
+
 /// 32 hex digits. The formatting machinery takes ten times as long, and every call has several ids.
 fn hex(number: u128) -> String {
+    with_hex(number, str::to_owned)
+}
+
+/// The same, lent.
+fn with_hex<T>(number: u128, then: impl FnOnce(&str) -> T) -> T {
     let mut digits = Uuid::encode_buffer();
-    let id = Uuid::from_u128(number);
-    id.as_simple().encode_lower(&mut digits).to_owned()
+    then(
+        Uuid::from_u128(number)
+            .as_simple()
+            .encode_lower(&mut digits),
+    )
 }
 
 /// 128 random bits that nobody can predict, without a system call for each.

@@ -5,7 +5,7 @@ use http::header::InvalidHeaderValue;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{hex, single_header};
+use super::{hex, single_header, with_hex};
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -59,7 +59,7 @@ impl Trace {
 
     /// Our span, 16 hex digits: the parent of whatever the upstream does.
     pub(crate) fn span_id(&self) -> String {
-        hex(self.span_id.into()).split_off(16)
+        with_span_id(self.span_id, str::to_owned)
     }
 
     pub(super) fn stamp(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
@@ -67,7 +67,11 @@ impl Trace {
             0 => "00",
             _ => "01",
         };
-        let parent = ["00", &self.trace_id(), &self.span_id(), flags].join("-");
+        let parent = with_hex(self.trace_id, |trace_id| {
+            with_span_id(self.span_id, |span_id| {
+                ["00", trace_id, span_id, flags].join("-")
+            })
+        });
         headers.insert(&TRACEPARENT, HeaderValue::try_from(parent)?);
         match &self.state {
             Some(state) => headers.insert(&TRACESTATE, HeaderValue::from_str(state)?),
@@ -75,6 +79,11 @@ impl Trace {
         };
         Ok(())
     }
+}
+
+/// The digits of a span id, lent.
+fn with_span_id<T>(span_id: u64, then: impl FnOnce(&str) -> T) -> T {
+    with_hex(span_id.into(), |digits| then(&digits[16..]))
 }
 
 fn span_id(random: &mut impl FnMut() -> u128) -> u64 {
