@@ -8,6 +8,8 @@
 
 mod account;
 mod admin;
+#[cfg(test)]
+mod allocations;
 mod cli;
 mod clock;
 mod config;
@@ -33,6 +35,7 @@ use tracing_subscriber::EnvFilter;
 
 use cli::{CheckArgs, Cli, Command};
 
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -747,8 +747,10 @@ impl Call {
         }
         let sent = leg.sent_range.clone().filter(|range| !range.is_empty())?;
         let received = leg.received_range.clone().unwrap_or_default();
-        let acked = leg.sent.acked(sent.end);
-        (!acked).then(|| remember(connection, CallRanges { sent, received }))
+        if leg.sent.acked(sent.end) {
+            return None;
+        }
+        connection.remember(CallRanges { sent, received })
     }
 }
 
@@ -771,16 +773,6 @@ fn change_headers(
         Some(target) => request.set_raw_path(&target),
         None => Ok(()),
     }
-}
-
-/// Lets the next call on the connection settle this one.
-fn remember(connection: &ClientConnection, ranges: CallRanges) -> Arc<Late> {
-    let late = Arc::new(Late {
-        ranges,
-        seen: Default::default(),
-    });
-    connection.set_previous(Some(Arc::clone(&late)));
-    late
 }
 
 /// The moment `limit` after `from_ns`; never, without a limit.

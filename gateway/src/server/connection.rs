@@ -4,6 +4,8 @@
 //! live connections and the calls that still settle. Only the connection's own worker thread
 //! writes to it; others read.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak};
@@ -86,6 +88,39 @@ pub(crate) struct Late {
     pub(crate) ranges: CallRanges,
     /// What the socket said when the next request's head had been read.
     pub(crate) seen: OnceLock<SocketSnapshot>,
+}
+
+impl Late {
+    /// Takes one that was used before, if the worker has one that nobody looks at any more: they are
+    /// held for about as long each, so the oldest is the first to be free.
+    fn of(ranges: CallRanges) -> Arc<Self> {
+        const KEPT: usize = 256;
+        thread_local! {
+            static USED: RefCell<VecDeque<Arc<Late>>> = const { RefCell::new(VecDeque::new()) };
+        }
+        let fresh = Self {
+            ranges,
+            seen: OnceLock::new(),
+        };
+        USED.with_borrow_mut(|used| {
+            if used
+                .front_mut()
+                .is_some_and(|oldest| Arc::get_mut(oldest).is_none())
+            {
+                // Still looked at: its turn comes again.
+                used.rotate_left(1);
+            } else if let Some(mut free) = used.pop_front() {
+                *Arc::get_mut(&mut free).expect("it was free") = fresh;
+                used.push_back(Arc::clone(&free));
+                return free;
+            }
+            let late = Arc::new(fresh);
+            if used.len() < KEPT {
+                used.push_back(Arc::clone(&late));
+            }
+            late
+        })
+    }
 }
 
 /// One client connection.
@@ -223,7 +258,7 @@ impl ClientConnection {
             answered: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             streams: Streams::default(),
-            previous: Mutex::new(None),
+            previous: Mutex::default(),
             before: Mutex::default(),
             read_dry: Mutex::default(),
             has_upload: AtomicBool::new(false),
@@ -681,9 +716,15 @@ impl ClientConnection {
         }
     }
 
-    /// Remembers the call that just ended, so that the next one can settle it.
-    pub(crate) fn set_previous(&self, late: Option<Arc<Late>>) {
-        *self.previous.lock().expect("no panic holds it") = late;
+    /// Remembers the call that just ended, so that the next one can settle it. `None` where there is
+    /// nothing to look at.
+    pub(crate) fn remember(&self, ranges: CallRanges) -> Option<Arc<Late>> {
+        if matches!(self.socket.source, Source::Nothing) {
+            return None;
+        }
+        let late = Late::of(ranges);
+        *self.previous.lock().expect("no panic holds it") = Some(Arc::clone(&late));
+        Some(late)
     }
 
     /// The next request's head was read: whatever acknowledged the previous response is here.

@@ -75,7 +75,7 @@ pub fn all(comparison: &Comparison) -> Vec<Verdict> {
     verdicts.push(Verdict {
         goal: "7",
         asked: "allocations per call, all on − all off = 0".to_owned(),
-        found: "see the test of the gateway that counts them".to_owned(),
+        found: "`cargo test -p calltap allocations` counts them".to_owned(),
         reached: Reached::SeeTest,
     });
     verdicts.extend(idle(comparison.idle.as_ref()));
