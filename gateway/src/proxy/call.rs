@@ -600,7 +600,8 @@ impl Call {
             || session
                 .as_http1()
                 .is_some_and(|http1| !http1.will_keepalive());
-        let late = self.finish_client(now_ns, body_done);
+        let request_end = self.request_end();
+        let late = self.finish_client(now_ns, request_end, body_done);
         let body_bytes_read = session.body_bytes_read();
         self.count_whole_request(body_bytes_read as u64);
         let body_start = self.body_start();
@@ -649,7 +650,7 @@ impl Call {
         let has_more = !body_done || passed_on.is_some_and(|bytes| bytes < body_bytes_read);
         let finish = |upstream: UpstreamUse| upstream.finish(now_ns, error.is_some() && has_more);
         exchange.upstream = self.upstream.map(finish);
-        self.connection.end_call(now_ns);
+        self.connection.end_call(request_end, now_ns);
         let finished = Finished {
             exchange,
             client: self.connection,
@@ -707,7 +708,23 @@ impl Call {
         leg.begin.received = begin.or(self.idle);
     }
 
-    fn finish_client(&mut self, now_ns: u64, body_done: bool) -> Option<Arc<Late>> {
+    /// Where the request ends in what the parser was given, if that is known.
+    fn request_end(&self) -> Option<u64> {
+        let connection = &self.connection;
+        match self.body {
+            Body::Length(length) => {
+                Some(connection.plain_read_at_call_end() + self.head_bytes + length)
+            }
+            Body::Chunked => connection.chunks_end(),
+        }
+    }
+
+    fn finish_client(
+        &mut self,
+        now_ns: u64,
+        end: Option<u64>,
+        body_done: bool,
+    ) -> Option<Arc<Late>> {
         let connection = &self.connection;
         let leg = &mut self.exchange.client;
         leg.end = connection.counters(now_ns);
@@ -720,12 +737,6 @@ impl Call {
             .saturating_sub(self.blocked_before_ns);
         connection.rest(leg.end);
         let read = connection.plain_read();
-        let end = match self.body {
-            Body::Length(length) => {
-                Some(connection.plain_read_at_call_end() + self.head_bytes + length)
-            }
-            Body::Chunked => connection.chunks_end(),
-        };
         if leg.sharing == Sharing::Sole {
             leg.sharing = match end {
                 Some(end) if read > end => Sharing::Pipelined,

@@ -150,6 +150,8 @@ pub(crate) struct ClientConnection {
     wire_read_at_call_end: AtomicU64,
     blocked_since_ns: AtomicU64,
     blocked_ns: AtomicU64,
+    /// Nothing was read that belongs to no call yet.
+    at_rest: AtomicBool,
     calls: AtomicU32,
     /// The status of an answer that Pingora wrote on its own, to what was no call.
     answered: AtomicU32,
@@ -254,6 +256,7 @@ impl ClientConnection {
             wire_read_at_call_end: AtomicU64::new(0),
             blocked_since_ns: AtomicU64::new(0),
             blocked_ns: AtomicU64::new(0),
+            at_rest: AtomicBool::new(true),
             calls: AtomicU32::new(0),
             answered: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
@@ -623,8 +626,16 @@ impl ClientConnection {
         }
     }
 
-    /// A call's response was written; the next head may come.
-    pub(crate) fn end_call(&self, now_ns: u64) {
+    /// Whether the next request is still to come, for all that was read.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Relaxed)
+    }
+
+    /// A call's response was written; the next head may come. `request_end` is where its request ended
+    /// in what the parser was given, if that is known.
+    pub(crate) fn end_call(&self, request_end: Option<u64>, now_ns: u64) {
+        self.at_rest
+            .store(request_end == Some(self.plain_read()), Relaxed);
         self.plain_read_at_call_end
             .store(self.plain_read(), Relaxed);
         self.wire_read_at_call_end.store(self.wire_read(), Relaxed);

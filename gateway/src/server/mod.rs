@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dashmap::DashMap;
-use pingora::apps::ServerApp;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp as _};
 use pingora::protocols::ALPN;
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::SslDigest;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpStream};
@@ -194,7 +195,7 @@ pub(crate) async fn accept<A>(
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()>
 where
-    A: ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     let socket = TcpListener::from_std(listener.socket.try_clone()?)?;
     loop {
@@ -253,7 +254,7 @@ async fn serve<A>(
     app: &Arc<A>,
     stop: &watch::Receiver<bool>,
 ) where
-    A: ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     let tcp = Arc::new(tcp);
     let _ = tcp.set_nodelay(true);
@@ -275,13 +276,50 @@ async fn serve<A>(
     }
     let wire = Wire::new(tcp, connection.clone());
     let stream = match &listener.tls {
-        Some(tls) => secure(wire, &connection, tls).await,
+        // In a box: what a handshake needs is not kept for as long as the connection lives.
+        Some(tls) => Box::pin(secure(wire, &connection, tls)).await,
         None => Some(plain(wire, &connection, listener.h2c).await),
     };
-    if let Some(stream) = stream {
-        app.process_new(Box::new(stream), stop).await;
+    match stream {
+        Some(stream) if connection.is_multiplexed() => {
+            app.process_new(Box::new(stream), stop).await;
+        }
+        Some(stream) => serve_http1(Box::new(stream), &connection, app, stop).await,
+        None => {}
     }
     drop(place);
+}
+
+/// Call after call, as [`ServerApp::process_new`] does it; but where nothing has come yet, nothing that
+/// a call needs is kept either. Most connections are idle most of the time.
+async fn serve_http1<A>(
+    mut stream: Box<ClientStream>,
+    connection: &ClientConnection,
+    app: &Arc<A>,
+    stop: &watch::Receiver<bool>,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let mut settings: Option<HttpPersistentSettings> = None;
+    loop {
+        if connection.is_at_rest() {
+            stream.arrival().await;
+        }
+        let mut session = ServerSession::new_http1(stream);
+        match settings {
+            Some(settings) => settings.apply_to_session(&mut session),
+            // Idle connections are ours to time, in the stream; zero means no timer of Pingora's.
+            None => session.set_keepalive((!*stop.borrow()).then_some(0)),
+        }
+        let Some(reused) = app.process_new_http(session, stop).await else {
+            return;
+        };
+        let (next, kept) = reused.consume();
+        let Ok(next) = next.into_any().downcast() else {
+            return;
+        };
+        (stream, settings) = (next, kept);
+    }
 }
 
 async fn secure(

@@ -4,6 +4,7 @@
 //! has no deadline for a request head. This one does what the join needs: it knows at any moment
 //! how many bytes the socket has given and taken, and for how long it took none.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -30,6 +31,8 @@ use crate::tls::Observed;
 /// Small writes gather up to this many bytes before they go to the socket; a flush sends them at
 /// once. A response head and a small body then leave in one segment.
 const WRITE_BUFFER: usize = 16 * 1024;
+/// The room for them that a connection keeps between two calls.
+const WRITE_BUFFER_KEPT: usize = 1024;
 
 /// The socket itself: counts what passes and enforces the connection's deadline.
 #[derive(Debug)]
@@ -69,6 +72,15 @@ impl Wire {
         let _ = self.tcp.try_io(Interest::READABLE, || -> io::Result<()> {
             Err(io::ErrorKind::WouldBlock.into())
         });
+    }
+
+    /// Waits until there is something to read or the time for it is up; which of both, a read says.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.tcp.poll_read_ready(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.connection.note_read_dry();
+        self.poll_deadline(cx).map(drop)
     }
 
     /// Nothing to read, or no room to write: waits for the deadline too. The timer is armed once and then only looked
@@ -217,6 +229,21 @@ impl ClientStream {
             digest: OnceLock::new(),
             socket: None,
         }
+    }
+
+    /// Waits for the next request, with no room kept for it but this stream. Returns at once under
+    /// TLS, which may hold what has arrived already.
+    pub(super) async fn arrival(&mut self) {
+        poll_fn(|cx| {
+            // What fails here fails again when it is read.
+            let _ = self.poll_drain(cx);
+            self.out.shrink_to(WRITE_BUFFER_KEPT);
+            match &mut self.transport {
+                Transport::Plain(wire) => wire.poll_arrival(cx),
+                Transport::Tls(_) => Poll::Ready(()),
+            }
+        })
+        .await;
     }
 
     fn poll_transport_write(
