@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::join;
 use calltap_correlate::record::{CallRecord, Selection};
+use calltap_policies::admit::Count;
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
@@ -626,6 +627,10 @@ impl admin::Facts for Facts {
 
     fn upstreams(&self) -> UpstreamsState {
         self.setup.load().upstreams.state()
+    }
+
+    fn rules(&self, each: &mut dyn FnMut(Count<'_>)) {
+        self.setup.load().config.policies.counts().for_each(each);
     }
 
     fn ready(&self) -> Result<(), String> {

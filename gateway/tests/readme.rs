@@ -1,4 +1,4 @@
-//! Every configuration that the README shows is one that calltap takes.
+//! Every configuration that the README and docs/policies.md show is one that calltap takes.
 
 use std::fs;
 use std::path::Path;
@@ -43,6 +43,32 @@ fn configurations_are_valid() {
         assert!(
             output.status.success(),
             "{}\nof:\n{text}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn every_rule_in_the_documentation_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies.md");
+    let page = fs::read_to_string(page).expect("docs/policies.md can be read");
+    let rules = blocks(&page, "toml");
+    assert!(rules.len() >= 4, "docs/policies.md shows rules");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for rule in rules {
+        let file = dir.path().join("calltap.toml");
+        let around = "listeners = [{ address = \"127.0.0.1:8080\" }]\n\
+             routes = [{ upstream = \"api\" }]\n\
+             upstreams.api.endpoints = [\"127.0.0.1:9000\"]\n";
+        fs::write(&file, format!("{around}{rule}")).expect("write");
+        let output = Command::new(env!("CARGO_BIN_EXE_calltap"))
+            .args(["check", "--config"])
+            .arg(&file)
+            .output()
+            .expect("calltap runs");
+        assert!(
+            output.status.success(),
+            "{}\nof:\n{rule}",
             String::from_utf8_lossy(&output.stderr)
         );
     }

@@ -148,9 +148,14 @@ impl fmt::Display for UnknownField {
 impl std::error::Error for UnknownField {}
 
 fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.strip_suffix(".*").unwrap_or(name);
+    nearest_of(name.strip_suffix(".*").unwrap_or(name), |_| true)
+}
+
+/// The field that `name` is probably meant to be, of those that are `known` here.
+pub fn nearest_of(name: &str, known: impl Fn(&str) -> bool) -> Option<&'static str> {
     FIELDS
         .iter()
+        .filter(|field| known(field.name))
         .map(|field| (distance(name, field.name), field.name))
         .min()
         .filter(|(distance, _)| *distance <= name.len() / 3 + 1)

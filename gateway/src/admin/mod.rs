@@ -32,6 +32,7 @@ use axum::routing::{MethodRouter, get, post};
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::Selection;
 use calltap_correlate::socket::SocketCookie;
+use calltap_policies::admit::Count;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -57,6 +58,8 @@ pub(crate) trait Facts: Send + Sync {
     fn tap(&self) -> TapStatus;
     /// How the upstreams are.
     fn upstreams(&self) -> UpstreamsState;
+    /// Shows every rule, in order, with what it did.
+    fn rules(&self, each: &mut dyn FnMut(Count<'_>));
     /// Whether calls are welcome, or why not.
     fn ready(&self) -> Result<(), String>;
     /// How many client connections are open.

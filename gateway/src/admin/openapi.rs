@@ -217,6 +217,20 @@ pub(super) fn status() -> Operation {
                 "description": "The groups with the state of their endpoints.",
                 "items": {"type": "object"},
             },
+            "rules": {
+                "type": "array",
+                "description": "The rules in order, with what they did since they were read.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "action": {"enum": ["allow", "deny", "limit", "tag"]},
+                        "dry_run": {"type": "boolean"},
+                        "applied": {"type": "integer", "description": "Calls it applied to, or would have."},
+                        "unanswered": {"type": "integer", "description": "Calls of which it could not tell."},
+                    },
+                },
+            },
             "records": stages,
             "recent": {
                 "type": "object",

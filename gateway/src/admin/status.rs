@@ -56,6 +56,16 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
     if let Some(why) = tap.reason {
         tap_says["reason"] = why.into();
     }
+    let mut rules = Vec::new();
+    api.facts.rules(&mut |count| {
+        rules.push(json!({
+            "name": count.rule,
+            "action": count.action,
+            "dry_run": count.dry_run,
+            "applied": count.applied,
+            "unanswered": count.unanswered,
+        }));
+    });
     Json(json!({
         "service": "calltap",
         "version": env!("CARGO_PKG_VERSION"),
@@ -65,6 +75,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "tap": tap_says,
         "sockets": {"client_connections": api.facts.connections()},
         "upstreams": api.facts.upstreams().groups,
+        "rules": rules,
         "records": api.account.snapshot(),
         "recent": {"records": api.recent.len(), "max": api.recent.max()},
         "streams": {"open": api.streams.open(), "dropped": api.streams.dropped()},
@@ -92,6 +103,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         .add(&[("version", version)], 1);
     api.metrics.write(&mut out);
     records(&api, &mut out);
+    rules(&api, &mut out);
     sockets(&api, &mut out);
     process(&api, &mut out);
     let headers = [(
@@ -161,6 +173,28 @@ fn records(api: &Api, out: &mut Exposition) {
         "Records that slow readers of the live stream were not shown.",
     )
     .add(&[], api.streams.dropped());
+}
+
+fn rules(api: &Api, out: &mut Exposition) {
+    let mut family = out.counter(
+        "calltap_policy_applied_total",
+        "Calls that a rule allowed, denied, limited or tagged, or would have in a dry run.",
+    );
+    api.facts.rules(&mut |count| {
+        let labels = [
+            ("rule", count.rule),
+            ("action", count.action),
+            ("dry_run", if count.dry_run { "true" } else { "false" }),
+        ];
+        family.add(&labels, count.applied);
+    });
+    let mut family = out.counter(
+        "calltap_policy_unanswered_total",
+        "Calls of which a rule could not tell, mostly because a field it names is absent.",
+    );
+    api.facts.rules(&mut |count| {
+        family.add(&[("rule", count.rule)], count.unanswered);
+    });
 }
 
 fn sockets(api: &Api, out: &mut Exposition) {

@@ -35,6 +35,15 @@ impl Facts for World {
     fn upstreams(&self) -> UpstreamsState {
         UpstreamsState { groups: vec![] }
     }
+    fn rules(&self, each: &mut dyn FnMut(Count<'_>)) {
+        each(Count {
+            rule: "per-client",
+            action: "limit",
+            dry_run: true,
+            applied: 5,
+            unanswered: 1,
+        });
+    }
     fn ready(&self) -> Result<(), String> {
         self.ready.clone()
     }
@@ -915,6 +924,8 @@ fn the_metrics_keep_their_names() {
         calltap_sink_errors_total counter
         calltap_sink_failing gauge
         calltap_stream_dropped_records_total counter
+        calltap_policy_applied_total counter
+        calltap_policy_unanswered_total counter
         calltap_client_connections gauge
         calltap_tap_info gauge
         calltap_tap_ledgers gauge

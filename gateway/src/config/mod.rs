@@ -7,6 +7,7 @@
 
 mod error;
 mod files;
+mod policies;
 mod read;
 mod restart;
 mod section;
@@ -123,6 +124,10 @@ impl Summary {
             }
             lines.push(line);
         }
+        for count in config.policies.counts() {
+            let dry_run = if count.dry_run { ", a dry run" } else { "" };
+            lines.push(format!("rule {}: {}{dry_run}", count.rule, count.action));
+        }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),
             RecordsPath::Stdout => "records go to standard output".to_owned(),
@@ -143,7 +148,7 @@ impl fmt::Display for Summary {
 }
 
 impl Config {
-    /// The keys that changed and need a restart, as mistakes of the new file. Routes, upstreams and
+    /// The keys that changed and need a restart, as mistakes of the new file. Routes, upstreams, rules and
     /// certificates reload; when this is not empty the new file is to be refused as a whole.
     pub(crate) fn needs_restart(&self, new: &Config) -> Vec<ConfigError> {
         restart::changed(&self.written, &new.written)

@@ -11,6 +11,7 @@ use calltap_correlate::record::Selection;
 
 use super::error::did_you_mean;
 use super::files;
+use super::policies::policies;
 use super::section::{Field, Mistakes, Section};
 use super::settings::*;
 use super::tree::{Node, Place, Value};
@@ -38,6 +39,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let settle = section.read("settle", settle);
     let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
     let consumer = section.read("consumer", consumer);
+    let policies = section.read("policies", policies);
     let shutdown = section.read("shutdown", shutdown);
     let proxy = section.read("proxy", proxy);
     let workers = section
@@ -64,6 +66,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         settle: settle?,
         admin: admin?,
         consumer: consumer?,
+        policies: policies?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,

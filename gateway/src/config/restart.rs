@@ -12,7 +12,12 @@ use super::tree::{Node, Value};
 fn reloads(key: &str) -> bool {
     matches!(
         key,
-        "routes" | "upstreams" | "defaults.route" | "defaults.upstream" | "defaults.health"
+        "routes"
+            | "upstreams"
+            | "policies.rules"
+            | "defaults.route"
+            | "defaults.upstream"
+            | "defaults.health"
     ) || matches!(of_listener(key), Some("tls.certificate" | "tls.key"))
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calltap_correlate::record::Selection;
+use calltap_policies::admit::Rules;
 use http::HeaderName;
 
 use super::tree::Node;
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) admin: Option<AdminConfig>,
     /// Where a call says who makes it.
     pub(crate) consumer: ConsumerConfig,
+    /// Rules about calls before they are forwarded.
+    pub(crate) policies: Rules,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use calltap_correlate::exchange::{
     ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing, UpstreamBody,
 };
-use calltap_correlate::socket::{CallRanges, Coverage, DirectionTotals};
-use calltap_policies::{Verdict, admit};
+use calltap_correlate::socket::{
+    CallRanges, Counters, Coverage, DirectionTotals, StreamRange, Turns,
+};
+use calltap_policies::admit::{Asked, Head, Limited, Verdict};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -66,6 +68,8 @@ pub(crate) struct Call {
     lease: Option<Lease>,
     tried: SmallVec<[EndpointId; 2]>,
     upstream: Option<UpstreamUse>,
+    /// The tightest limit that it was counted for.
+    limited: Option<Limited>,
     /// Why the gateway answers on its own.
     failure: Option<Failure>,
     /// Why the last attempt failed.
@@ -170,6 +174,7 @@ impl Call {
             lease: None,
             tried: SmallVec::new(),
             upstream: None,
+            limited: None,
             failure: None,
             attempt_failure: None,
             request_body_bytes: 0,
@@ -221,18 +226,29 @@ impl Call {
         if matches!(self.body, Body::Length(length) if length > self.body_max()) {
             return Err(BODY_TOO_LARGE);
         }
-        let mut policy = std::mem::take(&mut self.exchange.policy);
-        let verdict = admit(
-            &self.exchange,
-            &self.exchange.client.begin,
-            &mut policy,
-            self.exchange.times.head_read_ns,
-        );
+        self.admit(head)
+    }
+
+    /// What the rules say of it.
+    fn admit(&mut self, head: &RequestHeader) -> Result<(), Failure> {
+        let rules = &self.setup.config.policies;
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let asked = Client {
+            connection: &self.connection,
+            headers: &head.headers,
+            head: self.received_start..self.received_start + self.head_bytes,
+        };
+        let mut policy = Policy::default();
+        let known = Head::new(&self.exchange, &asked);
+        let decision = rules.admit(&known, &mut policy, self.exchange.times.head_read_ns);
         self.exchange.policy = policy;
-        match verdict {
+        self.limited = decision.limit;
+        match decision.verdict {
             Verdict::Allow => Ok(()),
-            Verdict::Refuse { status: 429 } => Err(LIMITED),
-            Verdict::Refuse { status } => Err(Failure { status, ..DENIED }),
+            Verdict::Limit => Err(LIMITED),
+            Verdict::Deny { status } => Err(Failure { status, ..DENIED }),
         }
     }
 
@@ -499,6 +515,9 @@ impl Call {
         if let Some(id) = &self.exchange.request.request_id {
             response.insert_header("X-Request-ID", id)?;
         }
+        if let Some(limited) = &self.limited {
+            tell_limit(limited, response)?;
+        }
         let allowed = &self.setup.config.records.response_headers;
         self.exchange.response.headers =
             describe::headers(&response.headers, allowed, &self.setup.secrets);
@@ -763,6 +782,53 @@ impl Call {
         }
         connection.remember(CallRanges { sent, received })
     }
+}
+
+/// What rules may ask of a client.
+struct Client<'c> {
+    connection: &'c ClientConnection,
+    headers: &'c HeaderMap,
+    /// Where the head is in what the client sent.
+    head: StreamRange,
+}
+
+impl Asked for Client<'_> {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        describe::text(self.headers, name).map(Cow::Owned)
+    }
+
+    fn counters(&self) -> Counters {
+        self.connection.counters(now_ns())
+    }
+
+    fn received(&self) -> Turns {
+        match self.connection.socket.ledger() {
+            Some(ledger) if !self.connection.is_multiplexed() => ledger.received(&self.head),
+            _ => Turns::default(),
+        }
+    }
+}
+
+/// Tells a client how many calls it has left, and one that came too soon when to come again: with the
+/// headers of the IETF's draft "RateLimit header fields for HTTP" (httpapi, 2025).
+fn tell_limit(limited: &Limited, response: &mut ResponseHeader) -> Result<()> {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let Limited {
+        rule,
+        quota,
+        window_s,
+        stand,
+    } = limited;
+    let reset_s = stand.reset_ns.div_ceil(SECOND_NS);
+    let policy = format!("\"{rule}\";q={quota};w={window_s}");
+    response.insert_header("RateLimit-Policy", policy)?;
+    let left = format!("\"{rule}\";r={};t={reset_s}", stand.remaining);
+    response.insert_header("RateLimit", left)?;
+    if !stand.allowed {
+        let retry_s = stand.retry_ns.div_ceil(SECOND_NS).max(1);
+        response.insert_header(header::RETRY_AFTER, retry_s)?;
+    }
+    Ok(())
 }
 
 /// Changes the headers of a request as a map. Pingora's own head keeps the case of names in a second map

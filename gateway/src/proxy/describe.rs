@@ -103,7 +103,7 @@ pub(super) fn headers(
 }
 
 /// A header's values as text; bytes that are no UTF-8 are percent-encoded.
-fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
     let mut values = headers
         .get_all(name)
         .iter()

@@ -10,6 +10,7 @@ mod grpc;
 mod http1;
 mod identity;
 mod load;
+mod policies;
 mod process;
 mod protocols;
 mod strict;

@@ -1,0 +1,171 @@
+//! `[policies]`: rules about calls, their expressions checked against the record's fields.
+
+use std::collections::HashSet;
+
+use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
+use calltap_policies::expression::{Condition, Key, Mistake};
+
+use super::section::{Field, Section};
+
+/// Calls in a window, or at once: what a 64-bit clock of nanoseconds tells apart.
+const CALLS_MAX: i64 = 1_000_000_000;
+
+/// What a rule does, as the file has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Deny,
+    Limit,
+    Tag,
+}
+
+/// Reads the section; `None` where a mistake was noted.
+pub(super) fn policies(mut section: Section<'_>) -> Option<Rules> {
+    let keys_max = section
+        .key("limit_keys_max")
+        .and_then(|field| field.count::<usize>(8..=1 << 26));
+    let rules = section.key("rules").and_then(|field| {
+        let mut names = HashSet::new();
+        let mut complete = true;
+        let mut rules = Vec::new();
+        for item in field.items()? {
+            match item
+                .section()
+                .and_then(|rule| read(rule, &mut names, keys_max))
+            {
+                Some(rule) => rules.push(rule),
+                None => complete = false,
+            }
+        }
+        complete.then_some(rules)
+    });
+    section.finish();
+    rules.map(Rules::new)
+}
+
+fn read<'t>(
+    mut section: Section<'t>,
+    names: &mut HashSet<&'t str>,
+    keys_max: Option<usize>,
+) -> Option<Rule> {
+    let name = section
+        .need("name", "write name = \"no-strangers\"")
+        .and_then(|field| {
+            let name = field.text()?;
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            if name.len() > 64 || !name.bytes().all(allowed) {
+                field.wrong(
+                    "a rule's name has 1 to 64 letters, digits, ., _ and -".to_owned(),
+                    None,
+                );
+                return None;
+            }
+            if !names.insert(name) {
+                field.wrong(format!("another rule is called {name:?}"), None);
+                return None;
+            }
+            Some(name.to_owned())
+        });
+    let when = section
+        .need("when", "write when = 'url.path.startsWith(\"/admin\")'")
+        .and_then(|field| expression(&field, |text| Condition::read(text, AT_ADMISSION)));
+    let action = section
+        .need("then", "write then = \"deny\"")
+        .and_then(|field| {
+            field.choice(&[
+                ("allow", Action::Allow),
+                ("deny", Action::Deny),
+                ("limit", Action::Limit),
+                ("tag", Action::Tag),
+            ])
+        });
+    let dry_run = optional(section.get("dry_run"), false, Field::boolean);
+    let on_error = optional(section.get("on_error"), OnError::Skip, |field| {
+        field.choice(&[("skip", OnError::Skip), ("match", OnError::Match)])
+    });
+    let then = match action {
+        Some(Action::Allow) => Some(Then::Allow),
+        Some(Action::Tag) => Some(Then::Tag),
+        Some(Action::Deny) => {
+            let status = optional(section.get("status"), 403, |field| field.count(400..=599));
+            status.map(|status| Then::Deny { status })
+        }
+        Some(Action::Limit) => limit(&mut section, keys_max),
+        // What belongs to the rule is not known then, and is not said to be wrong.
+        None => return None,
+    };
+    section.finish();
+    Some(Rule {
+        name: name?,
+        when: when?,
+        then: then?,
+        dry_run: dry_run?,
+        on_error: on_error?,
+    })
+}
+
+fn limit(section: &mut Section<'_>, keys_max: Option<usize>) -> Option<Then> {
+    let key = section
+        .need("key", "write key = \"client.address\"")
+        .and_then(|field| expression(&field, |text| Key::read(text, AT_ADMISSION)));
+    let rate = section
+        .need("rate", "write rate = \"100/minute\"")
+        .and_then(|field| {
+            let text = field.text()?;
+            let rate = rate(text);
+            if rate.is_none() {
+                field.wrong(
+                    format!("{text:?} is no rate"),
+                    "write calls per second, minute, hour or day: \"100/minute\"".to_owned(),
+                );
+            }
+            rate
+        });
+    let burst = match section.get("burst") {
+        Some(field) => Some(field.number(1..=CALLS_MAX)?.unsigned_abs()),
+        None => None,
+    };
+    let (quota, window_s) = rate?;
+    let rate = Rate {
+        quota,
+        window_s,
+        burst: burst.unwrap_or(quota),
+    };
+    Some(Then::Limit {
+        key: key?,
+        limiter: Limiter::new(rate, keys_max?),
+    })
+}
+
+/// `100/minute`: calls, and the seconds they are in.
+fn rate(text: &str) -> Option<(u64, u64)> {
+    let (calls, window) = text.split_once('/')?;
+    let calls: u64 = calls.trim().parse().ok()?;
+    let window_s = match window.trim() {
+        "second" | "s" => 1,
+        "minute" | "min" => 60,
+        "hour" | "h" => 3_600,
+        "day" | "d" => 86_400,
+        _ => return None,
+    };
+    (1..=CALLS_MAX.unsigned_abs())
+        .contains(&calls)
+        .then_some((calls, window_s))
+}
+
+fn expression<T>(field: &Field<'_>, read: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
+    read(field.text()?)
+        .map_err(|mistake| field.wrong(mistake.to_string(), mistake.remedy))
+        .ok()
+}
+
+fn optional<'t, T>(
+    field: Option<Field<'t>>,
+    default: T,
+    read: impl FnOnce(&Field<'t>) -> Option<T>,
+) -> Option<T> {
+    match field {
+        Some(field) => read(&field),
+        None => Some(default),
+    }
+}

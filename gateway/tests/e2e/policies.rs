@@ -1,0 +1,139 @@
+//! Rules about calls: who is let through, who is not, and what everybody is told.
+
+use serde_json::json;
+
+use crate::common::backend::Backend;
+use crate::common::calltap::{Calltap, simple};
+use crate::common::client::Client;
+use crate::common::record::Record;
+
+fn started(rules: &str) -> (Backend, Calltap, Client) {
+    let backend = Backend::start();
+    let calltap = Calltap::start(&simple(rules, backend.address()));
+    let client = Client::connect(calltap.address());
+    (backend, calltap, client)
+}
+
+#[test]
+fn a_rule_denies_before_anything_is_forwarded() {
+    let (backend, calltap, mut client) = started(
+        r#"
+        [[policies.rules]]
+        name = "tagged"
+        when = 'cidr("127.0.0.0/8").containsIP(client.address)'
+        then = "tag"
+
+        [[policies.rules]]
+        name = "no-blue"
+        when = 'http.request.header["x-tenant"] == "blue"'
+        then = "deny"
+        status = 401
+        "#,
+    );
+    client.send("GET /bytes/1 HTTP/1.1\r\nHost: api.test\r\nX-Tenant: blue\r\n\r\n");
+    let refused = client.response("GET");
+    assert_eq!(refused.status(), 401);
+    assert!(
+        refused.text().contains("\"error\":\"denied\""),
+        "{}",
+        refused.text()
+    );
+    let mut client = Client::connect(calltap.address());
+    assert_eq!(client.get("/bytes/1").status(), 200);
+    drop(client);
+    assert_eq!(backend.shared().arrived(), 1);
+    let mut records = calltap.finish(2);
+    records.sort_by_key(|record: &Record| record.number("http.response.status_code"));
+    records[0].expect(json!({
+        "http.response.status_code": 200,
+        "policy.decision": null,
+        "policy.matched": ["tagged:tag"],
+    }));
+    records[1].expect(json!({
+        "http.response.status_code": 401,
+        "error.type": "denied",
+        "policy.decision": "deny",
+        "policy.matched": ["tagged:tag", "no-blue:deny"],
+        "policy.reason": "no-blue",
+        "response.flags": ["denied"],
+        "upstream.attempts": null,
+    }));
+}
+
+#[test]
+fn who_calls_too_often_is_told_when_to_come_again() {
+    let (_backend, calltap, mut client) = started(
+        r#"
+        [[policies.rules]]
+        name = "per-client"
+        when = "true"
+        then = "limit"
+        key = "client.address"
+        rate = "60/hour"
+        burst = 2
+        "#,
+    );
+    for left in ["1", "0"] {
+        let response = client.get("/bytes/1");
+        assert_eq!(response.status(), 200);
+        let limit = response.head.header("ratelimit").expect("a limit");
+        assert!(
+            limit.starts_with(&format!("\"per-client\";r={left};t=")),
+            "{limit}"
+        );
+        let policy = response.head.header("ratelimit-policy");
+        assert_eq!(policy, Some("\"per-client\";q=60;w=3600"));
+        assert_eq!(response.head.header("retry-after"), None);
+    }
+    let refused = client.get("/bytes/1");
+    assert_eq!(refused.status(), 429);
+    let wait: u64 = refused
+        .head
+        .header("retry-after")
+        .expect("a wait")
+        .parse()
+        .expect("seconds");
+    // One in a minute, less what the test took.
+    assert!((1..=60).contains(&wait), "{wait}");
+    drop(client);
+    let records = calltap.finish(3);
+    let refused = records
+        .iter()
+        .find(|record| record.number("http.response.status_code") == 429);
+    refused.expect("its record").expect(json!({
+        "error.type": "rate_limited",
+        "policy.decision": "limit",
+        "policy.matched": ["per-client:limit"],
+        "ratelimit.key": "127.0.0.1",
+        "ratelimit.remaining": 0,
+    }));
+}
+
+#[test]
+fn a_reload_exchanges_the_rules() {
+    let (_backend, calltap, mut client) = started(
+        r#"
+        [[policies.rules]]
+        name = "closed"
+        when = "true"
+        then = "deny"
+        "#,
+    );
+    assert_eq!(client.get("/bytes/1").status(), 403);
+    let file = calltap.directory().join("calltap.toml");
+    let before = std::fs::read_to_string(&file).expect("its configuration");
+    let after = before.replace("then = \"deny\"", "then = \"deny\"\ndry_run = true");
+    assert_ne!(before, after);
+    std::fs::write(&file, after).expect("written");
+    calltap.signal(rustix::process::Signal::HUP);
+    calltap.wait_said("reloaded");
+    let mut client = Client::connect(calltap.address());
+    assert_eq!(client.get("/bytes/1").status(), 200);
+    drop(client);
+    let records = calltap.finish(2);
+    let open = records
+        .iter()
+        .find(|record| record.number("http.response.status_code") == 200);
+    open.expect("its record")
+        .expect(json!({"policy.matched": ["closed:deny:dry_run"]}));
+}

@@ -1,0 +1,237 @@
+//! Decides about a call whose head was read: rules in their order, each with a condition.
+//!
+//! A rule sees the head, the route, the consumer and the client's live socket ([`Head`]). The first rule
+//! that allows or denies ends it; a limit that is not exceeded and a tag do not. What a rule would have
+//! done in a dry run is only noted.
+
+mod head;
+mod limit;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use calltap_correlate::exchange::Policy;
+
+use crate::expression::{Condition, Key};
+
+pub use head::{AT_ADMISSION, Asked, Head};
+pub use limit::{Limiter, Rate, Stand};
+
+/// What happens to a call before it is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forward it.
+    Allow,
+    /// Refuse it with this status.
+    Deny {
+        /// The HTTP status to answer with.
+        status: u16,
+    },
+    /// Refuse it with 429: it came too soon.
+    Limit,
+}
+
+/// What is decided, and what the caller is to be told of its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What happens.
+    pub verdict: Verdict,
+    /// The limit that is closest to being exceeded, or is.
+    pub limit: Option<Limited>,
+}
+
+/// A limit that applied to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// The rule.
+    pub rule: String,
+    /// So many calls...
+    pub quota: u64,
+    /// ...in so many seconds.
+    pub window_s: u64,
+    /// Where its key stands now.
+    pub stand: Stand,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name, in records and metrics.
+    pub name: String,
+    /// When it applies.
+    pub when: Condition,
+    /// What it does then.
+    pub then: Then,
+    /// It only says what it would do.
+    pub dry_run: bool,
+    /// What to make of a condition without an answer.
+    pub on_error: OnError,
+}
+
+/// What a rule does.
+#[derive(Debug)]
+pub enum Then {
+    /// Ends it: the call is forwarded.
+    Allow,
+    /// Ends it: the call is refused.
+    Deny {
+        /// With this status.
+        status: u16,
+    },
+    /// Refuses calls beyond a rate, counted by key.
+    Limit {
+        /// By what calls are counted.
+        key: Key,
+        /// How many, and who has had how many.
+        limiter: Limiter,
+    },
+    /// Notes that it applied.
+    Tag,
+}
+
+/// What a condition without an answer counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The rule does not apply.
+    Skip,
+    /// It applies.
+    Match,
+}
+
+/// Rules in order, with what became of them.
+#[derive(Debug, Default)]
+pub struct Rules {
+    rules: Vec<(Rule, Tally)>,
+}
+
+/// How often a rule did what.
+#[derive(Debug, Default)]
+struct Tally {
+    applied: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// How often a rule did what, since the rules were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count<'r> {
+    /// The rule.
+    pub rule: &'r str,
+    /// What it does: `allow`, `deny`, `limit`, `tag`.
+    pub action: &'static str,
+    /// It only says so.
+    pub dry_run: bool,
+    /// Calls it allowed, denied, limited or tagged, or would have.
+    pub applied: u64,
+    /// Calls of which its expressions could not tell.
+    pub unanswered: u64,
+}
+
+impl Then {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny { .. } => "deny",
+            Self::Limit { .. } => "limit",
+            Self::Tag => "tag",
+        }
+    }
+}
+
+impl Rules {
+    /// These, in this order.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let rules = rules.into_iter().map(|rule| (rule, Tally::default()));
+        Self {
+            rules: rules.collect(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// How often each did what.
+    pub fn counts(&self) -> impl Iterator<Item = Count<'_>> {
+        self.rules.iter().map(|(rule, tally)| Count {
+            rule: &rule.name,
+            action: rule.then.word(),
+            dry_run: rule.dry_run,
+            applied: tally.applied.load(Relaxed),
+            unanswered: tally.unanswered.load(Relaxed),
+        })
+    }
+
+    /// Decides. `policy` receives what the record tells.
+    pub fn admit(&self, head: &Head<'_>, policy: &mut Policy, now_ns: u64) -> Decision {
+        let mut tightest: Option<Limited> = None;
+        for (rule, tally) in &self.rules {
+            let applies = rule.when.holds(head).unwrap_or_else(|_| {
+                tally.unanswered.fetch_add(1, Relaxed);
+                rule.on_error == OnError::Match
+            });
+            if !applies {
+                continue;
+            }
+            let verdict = match &rule.then {
+                Then::Tag => None,
+                Then::Allow => Some(Verdict::Allow),
+                Then::Deny { status } => Some(Verdict::Deny { status: *status }),
+                Then::Limit { key, limiter } => {
+                    let Ok(key) = key.of(head) else {
+                        tally.unanswered.fetch_add(1, Relaxed);
+                        continue;
+                    };
+                    let stand = limiter.take(&key, now_ns);
+                    let limited = Limited {
+                        rule: rule.name.clone(),
+                        quota: limiter.rate().quota,
+                        window_s: limiter.rate().window_s,
+                        stand,
+                    };
+                    if stand.allowed {
+                        if !rule.dry_run && is_tighter(&limited, tightest.as_ref()) {
+                            policy.ratelimit_key = Some(key.into_owned());
+                            policy.ratelimit_remaining = Some(stand.remaining);
+                            tightest = Some(limited);
+                        }
+                        continue;
+                    }
+                    if !rule.dry_run {
+                        policy.ratelimit_key = Some(key.into_owned());
+                        policy.ratelimit_remaining = Some(0);
+                        tightest = Some(limited);
+                    }
+                    Some(Verdict::Limit)
+                }
+            };
+            tally.applied.fetch_add(1, Relaxed);
+            let dry_run = if rule.dry_run { ":dry_run" } else { "" };
+            let action = rule.then.word();
+            policy
+                .matched
+                .push(format!("{}:{action}{dry_run}", rule.name));
+            if let Some(verdict) = verdict
+                && !rule.dry_run
+            {
+                policy.decision = Some(action);
+                policy.reason = Some(rule.name.clone());
+                return Decision {
+                    verdict,
+                    limit: tightest,
+                };
+            }
+        }
+        Decision {
+            verdict: Verdict::Allow,
+            limit: tightest,
+        }
+    }
+}
+
+fn is_tighter(one: &Limited, other: Option<&Limited>) -> bool {
+    other.is_none_or(|other| one.stand.remaining < other.stand.remaining)
+}
+
+#[cfg(test)]
+mod tests;

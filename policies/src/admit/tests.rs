@@ -1,0 +1,160 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use calltap_correlate::exchange::{
+    ApiNames, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response,
+};
+use calltap_correlate::socket::{Counters, Turns};
+use uuid::Uuid;
+
+use super::*;
+
+struct Client;
+
+impl Asked for Client {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        (name == "x-tenant").then_some("blue".into())
+    }
+    fn counters(&self) -> Counters {
+        Counters {
+            rtt_us: Some(300),
+            ..Counters::default()
+        }
+    }
+    fn received(&self) -> Turns {
+        Turns::default()
+    }
+}
+
+fn exchange(path: &str) -> Exchange {
+    Exchange {
+        uid: Uuid::nil(),
+        request: Request {
+            method: "GET".into(),
+            path: path.to_owned(),
+            ..Request::default()
+        },
+        response: Response::default(),
+        api: Arc::new(ApiNames::default()),
+        consumer: Consumer::default(),
+        tls: None,
+        times: GatewayTimes::default(),
+        client: Leg::default(),
+        client_address: Some("192.0.2.7:4000".parse().unwrap()),
+        cluster: None,
+        attempts: Vec::new(),
+        upstream: None,
+        policy: Policy::default(),
+        flags: Vec::new(),
+        error_type: None,
+        reset_code: None,
+    }
+}
+
+fn rule(name: &str, when: &str, then: Then) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        when: Condition::read(when, AT_ADMISSION).unwrap(),
+        then,
+        dry_run: false,
+        on_error: OnError::Skip,
+    }
+}
+
+fn admitted(rules: &Rules, path: &str) -> (Verdict, Policy) {
+    let exchange = exchange(path);
+    let head = Head::new(&exchange, &Client);
+    let mut policy = Policy::default();
+    let decision = rules.admit(&head, &mut policy, 1);
+    (decision.verdict, policy)
+}
+
+const DENY: Then = Then::Deny { status: 403 };
+
+#[test]
+fn the_first_rule_that_allows_or_denies_ends_it() {
+    let rules = Rules::new(vec![
+        rule("slow", "client.tcp.rtt_us > 100", Then::Tag),
+        rule("health", r#"url.path == "/health""#, Then::Allow),
+        rule("blue", r#"http.request.header["x-tenant"] == "blue""#, DENY),
+        rule("rest", "true", Then::Allow),
+    ]);
+    let (verdict, policy) = admitted(&rules, "/health");
+    assert_eq!(verdict, Verdict::Allow);
+    assert_eq!(policy.matched, ["slow:tag", "health:allow"]);
+    assert_eq!(policy.decision, Some("allow"));
+    let (verdict, policy) = admitted(&rules, "/orders");
+    assert_eq!(verdict, Verdict::Deny { status: 403 });
+    assert_eq!(policy.matched, ["slow:tag", "blue:deny"]);
+    assert_eq!(policy.reason.as_deref(), Some("blue"));
+    let applied: Vec<u64> = rules.counts().map(|count| count.applied).collect();
+    assert_eq!(applied, [2, 1, 1, 0]);
+}
+
+#[test]
+fn a_dry_run_only_says_so() {
+    let deny = Rule {
+        dry_run: true,
+        ..rule("all", "true", DENY)
+    };
+    let (verdict, policy) = admitted(&Rules::new(vec![deny]), "/");
+    assert_eq!(verdict, Verdict::Allow);
+    assert_eq!(policy.matched, ["all:deny:dry_run"]);
+    assert_eq!(policy.decision, None);
+}
+
+#[test]
+fn a_condition_without_an_answer_is_counted_and_no_match_unless_it_is_to_be_one() {
+    let when = "client.tcp.min_rtt_us > 5";
+    let rules = Rules::new(vec![
+        rule("skipped", when, DENY),
+        Rule {
+            on_error: OnError::Match,
+            ..rule("matched", when, DENY)
+        },
+    ]);
+    let (verdict, policy) = admitted(&rules, "/");
+    assert_eq!(verdict, Verdict::Deny { status: 403 });
+    assert_eq!(policy.matched, ["matched:deny"]);
+    let unanswered: Vec<u64> = rules.counts().map(|count| count.unanswered).collect();
+    assert_eq!(unanswered, [1, 1]);
+}
+
+#[test]
+fn the_tightest_limit_is_told() {
+    let limit = |quota, burst| Then::Limit {
+        key: Key::read("client.address", AT_ADMISSION).unwrap(),
+        limiter: Limiter::new(
+            Rate {
+                quota,
+                window_s: 60,
+                burst,
+            },
+            64,
+        ),
+    };
+    let rules = Rules::new(vec![
+        rule("many", "true", limit(600, 100)),
+        rule("few", "true", limit(60, 2)),
+    ]);
+    let exchange = exchange("/");
+    let head = Head::new(&exchange, &Client);
+    let mut last = None;
+    for (left, verdict) in [
+        (1, Verdict::Allow),
+        (0, Verdict::Allow),
+        (0, Verdict::Limit),
+    ] {
+        let mut policy = Policy::default();
+        let decision = rules.admit(&head, &mut policy, 1);
+        assert_eq!(decision.verdict, verdict);
+        assert_eq!(policy.ratelimit_remaining, Some(left));
+        assert_eq!(policy.ratelimit_key.as_deref(), Some("192.0.2.7"));
+        last = Some((decision.limit.unwrap(), policy));
+    }
+    let (limit, policy) = last.unwrap();
+    assert_eq!((limit.rule.as_str(), limit.quota), ("few", 60));
+    assert_eq!(limit.stand.retry_ns, 1_000_000_000);
+    assert_eq!(policy.matched, ["few:limit"]);
+    assert_eq!(policy.decision, Some("limit"));
+}

@@ -1,0 +1,752 @@
+//! From the text of an expression to closures, and what is wrong with it on the way.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use calltap_correlate::record::{FIELDS, ValueKind, nearest_of};
+use cel::Program;
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use regex::Regex;
+
+use super::interpret::Interpreted;
+use super::{Code, Known, ListCode, Mistake, TextCode, Unanswered};
+
+/// An expression, by the type of what it gives.
+enum Typed {
+    Boolean(Code<bool>),
+    Integer(Code<i64>),
+    Text(TextCode),
+    List(ListCode),
+}
+
+impl Typed {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Boolean(_) => "a truth value",
+            Self::Integer(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list of texts",
+        }
+    }
+}
+
+/// Why there are no closures for an expression.
+enum Refusal {
+    /// It is wrong.
+    Wrong(Mistake),
+    /// It has something that only the interpreter knows.
+    Unknown,
+}
+
+type Lowered<T> = Result<T, Refusal>;
+
+pub(super) fn condition(source: &str, known: Known) -> Result<Code<bool>, Mistake> {
+    let program = parse(source)?;
+    let reader = Reader::new(&program, known);
+    let root = program.expression();
+    match reader.lower(root) {
+        Ok(Typed::Boolean(code)) => Ok(code),
+        Ok(other) => Err(reader.mistake(
+            root,
+            format!("gives {}, and is to give a truth value", other.name()),
+            None,
+        )),
+        Err(Refusal::Wrong(mistake)) => Err(mistake),
+        Err(Refusal::Unknown) => {
+            let fields = reader.all_fields(root)?;
+            let interpreted = Interpreted::new(program, fields);
+            Ok(Box::new(move |facts| interpreted.boolean(facts)))
+        }
+    }
+}
+
+pub(super) fn key(source: &str, known: Known) -> Result<TextCode, Mistake> {
+    let program = parse(source)?;
+    let reader = Reader::new(&program, known);
+    let root = program.expression();
+    match reader.lower(root) {
+        Ok(Typed::Text(code)) => Ok(code),
+        Ok(Typed::Integer(code)) => Ok(Box::new(move |facts| {
+            code(facts).map(|number| number.to_string().into())
+        })),
+        Ok(Typed::Boolean(code)) => Ok(Box::new(move |facts| {
+            Ok(if code(facts)? { "true" } else { "false" }.into())
+        })),
+        Ok(other @ Typed::List(_)) => Err(reader.mistake(
+            root,
+            format!("gives {}, and is to give one value", other.name()),
+            None,
+        )),
+        Err(Refusal::Wrong(mistake)) => Err(mistake),
+        Err(Refusal::Unknown) => {
+            let fields = reader.all_fields(root)?;
+            let interpreted = Interpreted::new(program, fields);
+            Ok(Box::new(move |facts| {
+                interpreted.text(facts).map(Cow::Owned)
+            }))
+        }
+    }
+}
+
+fn parse(source: &str) -> Result<Program, Mistake> {
+    Program::compile(source).map_err(|errors| {
+        let first = errors.errors.first();
+        Mistake {
+            column: first.map_or(1, |error| usize::try_from(error.pos.1).unwrap_or(1).max(1)),
+            message: first.map_or_else(
+                || "is no expression".to_owned(),
+                |error| format!("is no expression: {}", error.msg),
+            ),
+            remedy: None,
+        }
+    })
+}
+
+struct Reader<'p> {
+    info: &'p SourceInfo,
+    known: Known,
+}
+
+/// What a chain of names stands for.
+enum Named {
+    Field(usize),
+    /// A field with free keys.
+    Keys(usize),
+}
+
+impl<'p> Reader<'p> {
+    fn new(program: &'p Program, known: Known) -> Self {
+        let info = program.source_info();
+        Self { info, known }
+    }
+
+    fn mistake(&self, at: &IdedExpr, message: String, remedy: Option<String>) -> Mistake {
+        // A selection stands where its dot does; what is wrong with it begins with its first name.
+        let mut first = at;
+        while let Expr::Select(select) = &first.expr {
+            first = &select.operand;
+        }
+        let column = self
+            .info
+            .offset_for(first.id)
+            .map_or(1, |(start, _)| start as usize + 1);
+        Mistake {
+            column,
+            message,
+            remedy,
+        }
+    }
+
+    fn wrong<T>(&self, at: &IdedExpr, message: String) -> Lowered<T> {
+        Err(Refusal::Wrong(self.mistake(at, message, None)))
+    }
+
+    fn lower(&self, expr: &IdedExpr) -> Lowered<Typed> {
+        match &expr.expr {
+            Expr::Literal(literal) => self.literal(expr, literal),
+            Expr::Select(select) if select.test => self.presence(expr, select),
+            Expr::Ident(_) | Expr::Select(_) => match self.named(expr)? {
+                Named::Field(field) => self.field(expr, field),
+                Named::Keys(_) => Err(Refusal::Unknown),
+            },
+            Expr::Call(call) => self.call(expr, call),
+            Expr::List(list) => {
+                let texts: Option<Vec<String>> = list.elements.iter().map(text_literal).collect();
+                match texts {
+                    Some(texts) => Ok(Typed::List(Box::new(move |_| {
+                        Ok(texts.iter().cloned().map(Cow::Owned).collect())
+                    }))),
+                    None => Err(Refusal::Unknown),
+                }
+            }
+            Expr::Unspecified | Expr::Comprehension(_) | Expr::Map(_) | Expr::Struct(_) => {
+                Err(Refusal::Unknown)
+            }
+        }
+    }
+
+    fn literal(&self, expr: &IdedExpr, literal: &LiteralValue) -> Lowered<Typed> {
+        match literal {
+            LiteralValue::Boolean(value) => {
+                let value = *value.inner();
+                Ok(Typed::Boolean(Box::new(move |_| Ok(value))))
+            }
+            LiteralValue::Int(value) => {
+                let value = *value.inner();
+                Ok(Typed::Integer(Box::new(move |_| Ok(value))))
+            }
+            LiteralValue::UInt(value) => {
+                let value = i64::try_from(*value.inner()).unwrap_or(i64::MAX);
+                Ok(Typed::Integer(Box::new(move |_| Ok(value))))
+            }
+            LiteralValue::String(value) => {
+                let value = value.inner().to_owned();
+                Ok(Typed::Text(Box::new(move |_| {
+                    Ok(Cow::Owned(value.clone()))
+                })))
+            }
+            LiteralValue::Double(_) => self.wrong(
+                expr,
+                "no field has a fraction; times are whole microseconds".to_owned(),
+            ),
+            LiteralValue::Null => self.wrong(
+                expr,
+                "no field is null; has(field) tells whether it is there".to_owned(),
+            ),
+            LiteralValue::Bytes(_) => self.wrong(expr, "no field has bytes".to_owned()),
+        }
+    }
+
+    /// Resolves `a.b.c`.
+    fn named(&self, expr: &IdedExpr) -> Lowered<Named> {
+        let Some(name) = dotted(expr) else {
+            return Err(Refusal::Unknown);
+        };
+        self.find(expr, &name).map_err(Refusal::Wrong)
+    }
+
+    fn find(&self, at: &IdedExpr, name: &str) -> Result<Named, Mistake> {
+        let found = FIELDS.iter().position(|field| field.name == name);
+        if let Some(index) = found {
+            if !(self.known.when)(name) {
+                let message = format!("{name} {}", self.known.otherwise);
+                return Err(self.mistake(at, message, None));
+            }
+            return Ok(match FIELDS[index].value {
+                ValueKind::FreeKeys => Named::Keys(index),
+                _ => Named::Field(index),
+            });
+        }
+        let keys = FIELDS.iter().find(|field| {
+            field.value == ValueKind::FreeKeys
+                && name
+                    .strip_prefix(field.name)
+                    .is_some_and(|rest| rest.starts_with('.'))
+        });
+        if let Some(field) = keys {
+            let key = &name[field.name.len() + 1..];
+            let message = format!("{name}: keys of {} stand in brackets", field.name);
+            let remedy = format!("write {}[{key:?}]", field.name);
+            return Err(self.mistake(at, message, Some(remedy)));
+        }
+        let remedy =
+            nearest_of(name, self.known.when).map(|nearest| format!("did you mean {nearest}?"));
+        Err(self.mistake(at, format!("{name} is no field of the record"), remedy))
+    }
+
+    fn field(&self, at: &IdedExpr, field: usize) -> Lowered<Typed> {
+        let absent = Unanswered::Absent(field);
+        Ok(match FIELDS[field].value {
+            ValueKind::Integer => {
+                Typed::Integer(Box::new(move |facts| facts.integer(field).ok_or(absent)))
+            }
+            ValueKind::Boolean => {
+                Typed::Boolean(Box::new(move |facts| facts.boolean(field).ok_or(absent)))
+            }
+            ValueKind::List(ValueKind::Text) => {
+                Typed::List(Box::new(move |facts| facts.list(field).ok_or(absent)))
+            }
+            ValueKind::Text
+            | ValueKind::Id
+            | ValueKind::Timestamp
+            | ValueKind::Uuid
+            | ValueKind::OneOf(_)
+            | ValueKind::TcpFlags => {
+                Typed::Text(Box::new(move |facts| facts.text(field).ok_or(absent)))
+            }
+            ValueKind::List(_) | ValueKind::Object(_) | ValueKind::FreeKeys => {
+                return self.wrong(at, format!("{} cannot be asked for", FIELDS[field].name));
+            }
+        })
+    }
+
+    /// `has(a.b.c)`
+    fn presence(&self, expr: &IdedExpr, select: &SelectExpr) -> Lowered<Typed> {
+        let Some(prefix) = dotted(&select.operand) else {
+            return Err(Refusal::Unknown);
+        };
+        let name = format!("{prefix}.{}", select.field);
+        let at = &select.operand;
+        let field = match self.find(at, &name).map_err(Refusal::Wrong)? {
+            Named::Field(field) => self.field(expr, field)?,
+            Named::Keys(_) => return Err(Refusal::Unknown),
+        };
+        let code: Code<bool> = match field {
+            Typed::Boolean(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+            Typed::Integer(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+            Typed::Text(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+            Typed::List(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+        };
+        Ok(Typed::Boolean(code))
+    }
+
+    fn call(&self, expr: &IdedExpr, call: &CallExpr) -> Lowered<Typed> {
+        let operands: Vec<&IdedExpr> = call
+            .target
+            .as_deref()
+            .into_iter()
+            .chain(&call.args)
+            .collect();
+        match (call.func_name.as_str(), operands.as_slice()) {
+            (operators::LOGICAL_AND, [a, b]) => {
+                let (a, b) = (self.boolean(a)?, self.boolean(b)?);
+                Ok(Typed::Boolean(Box::new(move |facts| match a(facts) {
+                    Ok(false) => Ok(false),
+                    Ok(true) => b(facts),
+                    Err(error) => match b(facts) {
+                        Ok(false) => Ok(false),
+                        _ => Err(error),
+                    },
+                })))
+            }
+            (operators::LOGICAL_OR, [a, b]) => {
+                let (a, b) = (self.boolean(a)?, self.boolean(b)?);
+                Ok(Typed::Boolean(Box::new(move |facts| match a(facts) {
+                    Ok(true) => Ok(true),
+                    Ok(false) => b(facts),
+                    Err(error) => match b(facts) {
+                        Ok(true) => Ok(true),
+                        _ => Err(error),
+                    },
+                })))
+            }
+            (operators::LOGICAL_NOT, [a]) => {
+                let a = self.boolean(a)?;
+                Ok(Typed::Boolean(Box::new(move |facts| a(facts).map(|a| !a))))
+            }
+            (operators::CONDITIONAL, [condition, yes, no]) => self.conditional(condition, yes, no),
+            (operators::EQUALS, [a, b]) => self.equality(expr, a, b, true),
+            (operators::NOT_EQUALS, [a, b]) => self.equality(expr, a, b, false),
+            (operators::LESS, [a, b]) => self.order(expr, a, b, |order| order.is_lt()),
+            (operators::LESS_EQUALS, [a, b]) => self.order(expr, a, b, |order| order.is_le()),
+            (operators::GREATER, [a, b]) => self.order(expr, a, b, |order| order.is_gt()),
+            (operators::GREATER_EQUALS, [a, b]) => self.order(expr, a, b, |order| order.is_ge()),
+            (operators::ADD, [a, b]) => match (self.lower(a)?, self.lower(b)?) {
+                (Typed::Integer(a), Typed::Integer(b)) => Ok(arithmetic(a, b, i64::checked_add)),
+                (Typed::Text(a), Typed::Text(b)) => Ok(Typed::Text(Box::new(move |facts| {
+                    let mut joined = a(facts)?.into_owned();
+                    joined.push_str(&b(facts)?);
+                    Ok(Cow::Owned(joined))
+                }))),
+                (a, b) => self.unfitting(expr, "added", &a, &b),
+            },
+            (operators::SUBSTRACT, [a, b]) => self.arithmetic(expr, a, b, i64::checked_sub),
+            (operators::MULTIPLY, [a, b]) => self.arithmetic(expr, a, b, i64::checked_mul),
+            (operators::DIVIDE, [a, b]) => self.arithmetic(expr, a, b, i64::checked_div),
+            (operators::MODULO, [a, b]) => self.arithmetic(expr, a, b, i64::checked_rem),
+            (operators::NEGATE, [a]) => match self.lower(a)? {
+                Typed::Integer(a) => Ok(Typed::Integer(Box::new(move |facts| {
+                    a(facts)?.checked_neg().ok_or(Unanswered::Failed)
+                }))),
+                other => self.wrong(expr, format!("{} has no negative", other.name())),
+            },
+            (operators::IN, [value, set]) => self.membership(expr, value, set),
+            (operators::INDEX, [keys, key]) => self.one_key(keys, key),
+            ("startsWith", [text, part]) => {
+                self.part(text, part, |text, part| text.starts_with(part))
+            }
+            ("endsWith", [text, part]) => self.part(text, part, |text, part| text.ends_with(part)),
+            ("contains", [text, part]) => self.part(text, part, |text, part| text.contains(part)),
+            ("matches", [text, pattern]) => self.pattern(text, pattern),
+            ("lowerAscii", [text]) => {
+                let text = self.text(text)?;
+                Ok(Typed::Text(Box::new(move |facts| {
+                    Ok(Cow::Owned(text(facts)?.to_ascii_lowercase()))
+                })))
+            }
+            ("size", [one]) => match self.lower(one)? {
+                Typed::Text(text) => Ok(Typed::Integer(Box::new(move |facts| {
+                    Ok(text(facts)?.chars().count() as i64)
+                }))),
+                Typed::List(list) => Ok(Typed::Integer(Box::new(move |facts| {
+                    Ok(list(facts)?.len() as i64)
+                }))),
+                other => self.wrong(expr, format!("{} has no size", other.name())),
+            },
+            ("containsIP", [network, address]) => self.network(network, address),
+            ("cidr", [_]) => self.wrong(
+                expr,
+                "is asked with .containsIP(address), and for nothing else".to_owned(),
+            ),
+            (
+                "startsWith" | "endsWith" | "contains" | "matches" | "lowerAscii" | "size"
+                | "containsIP" | "cidr",
+                _,
+            ) => self.wrong(
+                expr,
+                format!("{} has another number of arguments", call.func_name),
+            ),
+            _ => Err(Refusal::Unknown),
+        }
+    }
+
+    fn boolean(&self, expr: &IdedExpr) -> Lowered<Code<bool>> {
+        match self.lower(expr)? {
+            Typed::Boolean(code) => Ok(code),
+            other => self.wrong(
+                expr,
+                format!("is {}, and is to be true or false", other.name()),
+            ),
+        }
+    }
+
+    fn text(&self, expr: &IdedExpr) -> Lowered<TextCode> {
+        match self.lower(expr)? {
+            Typed::Text(code) => Ok(code),
+            other => self.wrong(expr, format!("is {}, and is to be a text", other.name())),
+        }
+    }
+
+    fn unfitting<T>(&self, at: &IdedExpr, verb: &str, a: &Typed, b: &Typed) -> Lowered<T> {
+        self.wrong(
+            at,
+            format!("{} and {} cannot be {verb}", a.name(), b.name()),
+        )
+    }
+
+    fn conditional(&self, condition: &IdedExpr, yes: &IdedExpr, no: &IdedExpr) -> Lowered<Typed> {
+        let condition = self.boolean(condition)?;
+        match (self.lower(yes)?, self.lower(no)?) {
+            (Typed::Boolean(a), Typed::Boolean(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                if condition(facts)? {
+                    a(facts)
+                } else {
+                    b(facts)
+                }
+            }))),
+            (Typed::Integer(a), Typed::Integer(b)) => Ok(Typed::Integer(Box::new(move |facts| {
+                if condition(facts)? {
+                    a(facts)
+                } else {
+                    b(facts)
+                }
+            }))),
+            (Typed::Text(a), Typed::Text(b)) => Ok(Typed::Text(Box::new(move |facts| {
+                if condition(facts)? {
+                    a(facts)
+                } else {
+                    b(facts)
+                }
+            }))),
+            (a, b) => self.unfitting(yes, "chosen between", &a, &b),
+        }
+    }
+
+    fn equality(&self, at: &IdedExpr, a: &IdedExpr, b: &IdedExpr, equal: bool) -> Lowered<Typed> {
+        // The other way round, so that a literal is on the right.
+        let (a, b) = if is_literal(a) { (b, a) } else { (a, b) };
+        self.check_word(a, b)?;
+        if let (Expr::Literal(_), Some(wanted)) = (&b.expr, text_literal(b)) {
+            let text = self.text(a)?;
+            return Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok((*text(facts)? == *wanted) == equal)
+            })));
+        }
+        match (self.lower(a)?, self.lower(b)?) {
+            (Typed::Integer(a), Typed::Integer(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok((a(facts)? == b(facts)?) == equal)
+            }))),
+            (Typed::Text(a), Typed::Text(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok((a(facts)? == b(facts)?) == equal)
+            }))),
+            (Typed::Boolean(a), Typed::Boolean(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok((a(facts)? == b(facts)?) == equal)
+            }))),
+            (a, b) => self.unfitting(at, "compared", &a, &b),
+        }
+    }
+
+    /// A word that a field never has is a typo, not a condition that is never true.
+    fn check_word(&self, field: &IdedExpr, literal: &IdedExpr) -> Lowered<()> {
+        let (Some(name), Some(word)) = (dotted(field), text_literal(literal)) else {
+            return Ok(());
+        };
+        let kind = FIELDS
+            .iter()
+            .find(|field| field.name == name)
+            .map(|field| field.value);
+        let Some(ValueKind::OneOf(words)) = kind else {
+            return Ok(());
+        };
+        if words.contains(&word.as_str()) {
+            return Ok(());
+        }
+        let message = format!("{name} is never {word:?}");
+        let remedy = format!("it is one of {}", words.join(", "));
+        Err(Refusal::Wrong(self.mistake(literal, message, Some(remedy))))
+    }
+
+    fn order(
+        &self,
+        at: &IdedExpr,
+        a: &IdedExpr,
+        b: &IdedExpr,
+        holds: fn(std::cmp::Ordering) -> bool,
+    ) -> Lowered<Typed> {
+        match (self.lower(a)?, self.lower(b)?) {
+            (Typed::Integer(a), Typed::Integer(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok(holds(a(facts)?.cmp(&b(facts)?)))
+            }))),
+            (Typed::Text(a), Typed::Text(b)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok(holds(a(facts)?.cmp(&b(facts)?)))
+            }))),
+            (a, b) => self.unfitting(at, "ordered", &a, &b),
+        }
+    }
+
+    fn arithmetic(
+        &self,
+        at: &IdedExpr,
+        a: &IdedExpr,
+        b: &IdedExpr,
+        compute: fn(i64, i64) -> Option<i64>,
+    ) -> Lowered<Typed> {
+        match (self.lower(a)?, self.lower(b)?) {
+            (Typed::Integer(a), Typed::Integer(b)) => Ok(arithmetic(a, b, compute)),
+            (a, b) => self.unfitting(at, "computed with", &a, &b),
+        }
+    }
+
+    fn membership(&self, at: &IdedExpr, value: &IdedExpr, set: &IdedExpr) -> Lowered<Typed> {
+        if let Expr::List(list) = &set.expr {
+            for element in &list.elements {
+                self.check_word(value, element)?;
+            }
+            let texts: Option<HashSet<String>> = list.elements.iter().map(text_literal).collect();
+            let numbers: Option<HashSet<i64>> = list.elements.iter().map(number_literal).collect();
+            return match (self.lower(value)?, texts, numbers) {
+                (Typed::Text(value), Some(set), _) => Ok(Typed::Boolean(Box::new(move |facts| {
+                    Ok(set.contains(&*value(facts)?))
+                }))),
+                (Typed::Integer(value), _, Some(set)) => {
+                    Ok(Typed::Boolean(Box::new(move |facts| {
+                        Ok(set.contains(&value(facts)?))
+                    })))
+                }
+                (value, ..) => self.wrong(
+                    at,
+                    format!("{} is in no list of other things", value.name()),
+                ),
+            };
+        }
+        if let Ok(Named::Keys(field)) = self.named(set) {
+            let Some(key) = text_literal(value) else {
+                return Err(Refusal::Unknown);
+            };
+            let key = key.to_ascii_lowercase();
+            return Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok(facts.key(field, &key).is_some())
+            })));
+        }
+        match (self.lower(value)?, self.lower(set)?) {
+            (Typed::Text(value), Typed::List(list)) => Ok(Typed::Boolean(Box::new(move |facts| {
+                let value = value(facts)?;
+                Ok(list(facts)?.contains(&value))
+            }))),
+            (value, set) => self.unfitting(at, "in each other", &value, &set),
+        }
+    }
+
+    /// `http.request.header["x-tenant"]`
+    fn one_key(&self, keys: &IdedExpr, key: &IdedExpr) -> Lowered<Typed> {
+        let Named::Keys(field) = self.named(keys)? else {
+            return self.wrong(keys, "has no keys".to_owned());
+        };
+        let Some(key) = text_literal(key) else {
+            return Err(Refusal::Unknown);
+        };
+        let key = key.to_ascii_lowercase();
+        Ok(Typed::Text(Box::new(move |facts| {
+            facts.key(field, &key).ok_or(Unanswered::Absent(field))
+        })))
+    }
+
+    fn part(
+        &self,
+        text: &IdedExpr,
+        part: &IdedExpr,
+        holds: fn(&str, &str) -> bool,
+    ) -> Lowered<Typed> {
+        let text = self.text(text)?;
+        if let Some(part) = text_literal(part) {
+            return Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok(holds(&text(facts)?, &part))
+            })));
+        }
+        let part = self.text(part)?;
+        Ok(Typed::Boolean(Box::new(move |facts| {
+            Ok(holds(&text(facts)?, &part(facts)?))
+        })))
+    }
+
+    fn pattern(&self, text: &IdedExpr, pattern: &IdedExpr) -> Lowered<Typed> {
+        let Some(wanted) = text_literal(pattern) else {
+            return self.wrong(pattern, "a pattern is to be a text in quotes".to_owned());
+        };
+        let text = self.text(text)?;
+        match Regex::new(&wanted) {
+            Ok(regex) => Ok(Typed::Boolean(Box::new(move |facts| {
+                Ok(regex.is_match(&text(facts)?))
+            }))),
+            Err(error) => {
+                let why = error.to_string();
+                let why = why.lines().last().unwrap_or_default().trim();
+                self.wrong(pattern, format!("{wanted:?} is no pattern: {why}"))
+            }
+        }
+    }
+
+    /// `cidr("10.0.0.0/8").containsIP(client.address)`, as Kubernetes has it.
+    fn network(&self, network: &IdedExpr, address: &IdedExpr) -> Lowered<Typed> {
+        let prefix = match &network.expr {
+            Expr::Call(call) if call.func_name == "cidr" && call.target.is_none() => {
+                call.args.first().and_then(text_literal)
+            }
+            _ => None,
+        };
+        let Some(prefix) = prefix else {
+            return self.wrong(network, "is to be cidr(\"10.0.0.0/8\")".to_owned());
+        };
+        let Some(network) = Network::read(&prefix) else {
+            let message = format!("{prefix:?} is no network, such as 10.0.0.0/8 or 2001:db8::/32");
+            return self.wrong(network, message);
+        };
+        let address = self.text(address)?;
+        Ok(Typed::Boolean(Box::new(move |facts| {
+            let address: Result<IpAddr, _> = address(facts)?.parse();
+            address
+                .map(|address| network.contains(address))
+                .map_err(|_| Unanswered::Failed)
+        })))
+    }
+
+    /// Every field that is named anywhere, for the interpreter.
+    fn all_fields(&self, expr: &IdedExpr) -> Result<Vec<usize>, Mistake> {
+        let mut fields = Vec::new();
+        self.collect(expr, &mut Vec::new(), &mut fields)?;
+        fields.sort_unstable();
+        fields.dedup();
+        Ok(fields)
+    }
+
+    fn collect<'e>(
+        &self,
+        expr: &'e IdedExpr,
+        bound: &mut Vec<&'e str>,
+        fields: &mut Vec<usize>,
+    ) -> Result<(), Mistake> {
+        if let Some(name) = dotted(expr) {
+            let root = name.split('.').next().unwrap_or_default();
+            if !bound.contains(&root) {
+                let (Named::Field(field) | Named::Keys(field)) = self.find(expr, &name)?;
+                fields.push(field);
+            }
+            return Ok(());
+        }
+        match &expr.expr {
+            Expr::Select(select) => {
+                if select.test
+                    && let Some(prefix) = dotted(&select.operand)
+                {
+                    let name = format!("{prefix}.{}", select.field);
+                    let (Named::Field(field) | Named::Keys(field)) =
+                        self.find(&select.operand, &name)?;
+                    fields.push(field);
+                    return Ok(());
+                }
+                self.collect(&select.operand, bound, fields)
+            }
+            Expr::Call(call) => {
+                let operands = call.target.as_deref().into_iter().chain(&call.args);
+                operands
+                    .into_iter()
+                    .try_for_each(|one| self.collect(one, bound, fields))
+            }
+            Expr::List(list) => {
+                let mut elements = list.elements.iter();
+                elements.try_for_each(|one| self.collect(one, bound, fields))
+            }
+            Expr::Comprehension(each) => {
+                self.collect(&each.iter_range, bound, fields)?;
+                self.collect(&each.accu_init, bound, fields)?;
+                let before = bound.len();
+                bound.push(&each.iter_var);
+                bound.extend(each.iter_var2.as_deref());
+                bound.push(&each.accu_var);
+                for part in [&each.loop_cond, &each.loop_step, &each.result] {
+                    self.collect(part, bound, fields)?;
+                }
+                bound.truncate(before);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn arithmetic(a: Code<i64>, b: Code<i64>, compute: fn(i64, i64) -> Option<i64>) -> Typed {
+    Typed::Integer(Box::new(move |facts| {
+        compute(a(facts)?, b(facts)?).ok_or(Unanswered::Failed)
+    }))
+}
+
+/// `a.b.c`, if it is that.
+fn dotted(expr: &IdedExpr) -> Option<String> {
+    match &expr.expr {
+        Expr::Ident(name) => Some(name.clone()),
+        Expr::Select(select) if !select.test => {
+            Some(format!("{}.{}", dotted(&select.operand)?, select.field))
+        }
+        _ => None,
+    }
+}
+
+fn is_literal(expr: &IdedExpr) -> bool {
+    matches!(expr.expr, Expr::Literal(_))
+}
+
+fn text_literal(expr: &IdedExpr) -> Option<String> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner().to_owned()),
+        _ => None,
+    }
+}
+
+fn number_literal(expr: &IdedExpr) -> Option<i64> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::Int(number)) => Some(*number.inner()),
+        _ => None,
+    }
+}
+
+/// A network of addresses: those whose first bits are its own.
+#[derive(Clone, Copy, Debug)]
+struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    fn read(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let bits = bits.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let rest = 32 - self.bits;
+                u32::from(own).checked_shr(rest) == u32::from(other).checked_shr(rest)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let rest = 128 - self.bits;
+                u128::from(own).checked_shr(rest) == u128::from(other).checked_shr(rest)
+            }
+            _ => false,
+        }
+    }
+}

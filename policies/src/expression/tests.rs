@@ -1,0 +1,209 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// Facts as a test lists them.
+#[derive(Default)]
+struct Listed {
+    texts: BTreeMap<usize, &'static str>,
+    numbers: BTreeMap<usize, i64>,
+    truths: BTreeMap<usize, bool>,
+    lists: BTreeMap<usize, Vec<&'static str>>,
+    headers: BTreeMap<&'static str, &'static str>,
+}
+
+impl Facts for Listed {
+    fn text(&self, field: usize) -> Option<Cow<'_, str>> {
+        self.texts.get(&field).map(|text| Cow::Borrowed(*text))
+    }
+    fn integer(&self, field: usize) -> Option<i64> {
+        self.numbers.get(&field).copied()
+    }
+    fn boolean(&self, field: usize) -> Option<bool> {
+        self.truths.get(&field).copied()
+    }
+    fn list(&self, field: usize) -> Option<Vec<Cow<'_, str>>> {
+        let list = self.lists.get(&field)?;
+        Some(list.iter().map(|text| Cow::Borrowed(*text)).collect())
+    }
+    fn key(&self, field: usize, key: &str) -> Option<Cow<'_, str>> {
+        assert_eq!(FIELDS[field].name, "http.request.header");
+        self.headers.get(key).map(|text| Cow::Borrowed(*text))
+    }
+}
+
+fn index(name: &str) -> usize {
+    let found = FIELDS.iter().position(|field| field.name == name);
+    found.unwrap_or_else(|| panic!("{name}"))
+}
+
+fn facts() -> Listed {
+    Listed {
+        texts: BTreeMap::from([
+            (index("http.request.method"), "POST"),
+            (index("url.path"), "/orders/7"),
+            (index("client.address"), "192.0.2.7"),
+            (index("kind"), "call"),
+        ]),
+        numbers: BTreeMap::from([
+            (index("client.tcp.rtt_us"), 250_000),
+            (index("http.response.status_code"), 503),
+        ]),
+        truths: BTreeMap::from([(index("upstream.reused"), true)]),
+        lists: BTreeMap::from([(index("response.flags"), vec!["client_abort", "denied"])]),
+        headers: BTreeMap::from([("x-tenant", "blue")]),
+    }
+}
+
+const EVERYTHING: Known = Known {
+    when: |_| true,
+    otherwise: "",
+};
+
+#[track_caller]
+fn check(source: &str, expected: Result<bool, Unanswered>) {
+    let condition = Condition::read(source, EVERYTHING);
+    let condition = condition.unwrap_or_else(|mistake| panic!("{source}: {mistake}"));
+    assert_eq!(condition.holds(&facts()), expected, "{source}");
+}
+
+#[test]
+fn conditions_say_what_cel_says() {
+    for source in [
+        r#"http.request.method == "POST""#,
+        r#""POST" == http.request.method"#,
+        r#"http.request.method != "GET""#,
+        r#"http.request.method in ["PUT", "POST"]"#,
+        r#"url.path.startsWith("/orders/")"#,
+        r#"url.path.endsWith("7") && url.path.contains("der")"#,
+        r#"url.path.matches("^/orders/[0-9]+$")"#,
+        r#"client.tcp.rtt_us > 200000"#,
+        r#"client.tcp.rtt_us / 1000 == 250"#,
+        r#"http.response.status_code in [502, 503]"#,
+        r#"http.response.status_code >= 500 && http.response.status_code < 600"#,
+        r#"upstream.reused"#,
+        r#"!(upstream.reused && kind == "connection")"#,
+        r#"http.request.header["X-Tenant"] == "blue""#,
+        r#""x-tenant" in http.request.header"#,
+        r#"!("x-other" in http.request.header)"#,
+        r#"has(client.tcp.rtt_us) && !has(client.tcp.min_rtt_us)"#,
+        r#"cidr("192.0.2.0/24").containsIP(client.address)"#,
+        r#"!cidr("2001:db8::/32").containsIP(client.address)"#,
+        r#"cidr("0.0.0.0/0").containsIP(client.address)"#,
+        r#""denied" in response.flags"#,
+        r#"size(url.path) == 9 && response.flags.size() == 2"#,
+        r#"http.request.method.lowerAscii() + "!" == "post!""#,
+        r#"(client.tcp.rtt_us > 1 ? "slow" : "fast") == "slow""#,
+        // By the interpreter.
+        r#"response.flags.exists(flag, flag.startsWith("client_"))"#,
+        r#"response.flags.all(flag, size(flag) > 3) && upstream.reused"#,
+        r#"{"POST": true}[http.request.method]"#,
+    ] {
+        check(source, Ok(true));
+    }
+}
+
+#[test]
+fn what_is_absent_has_no_answer_unless_the_rest_decides() {
+    let absent = index("client.tcp.min_rtt_us");
+    let unanswered = Err(Unanswered::Absent(absent));
+    check("client.tcp.min_rtt_us > 5", unanswered);
+    check("client.tcp.min_rtt_us > 5 || upstream.reused", Ok(true));
+    check("upstream.reused || client.tcp.min_rtt_us > 5", Ok(true));
+    check("client.tcp.min_rtt_us > 5 && !upstream.reused", Ok(false));
+    check("client.tcp.min_rtt_us > 5 && upstream.reused", unanswered);
+    check("!(client.tcp.min_rtt_us > 5)", unanswered);
+    check(
+        "[1].exists(one, one > client.tcp.min_rtt_us)",
+        Err(Unanswered::Absent(absent)),
+    );
+    check("client.tcp.rtt_us / 0 > 1", Err(Unanswered::Failed));
+}
+
+#[test]
+fn keys_are_texts() {
+    let key = |source: &str| {
+        let key = Key::read(source, EVERYTHING).unwrap();
+        key.of(&facts()).map(Cow::into_owned)
+    };
+    assert_eq!(key("client.address").unwrap(), "192.0.2.7");
+    assert_eq!(key("client.tcp.rtt_us").unwrap(), "250000");
+    assert_eq!(
+        key(r#"client.address + " " + http.request.method"#).unwrap(),
+        "192.0.2.7 POST"
+    );
+    assert!(key("tls.client.ja4").is_err());
+}
+
+#[track_caller]
+fn wrong(source: &str, column: usize, message: &str, remedy: Option<&str>) {
+    let known = Known {
+        when: |name| name != "duration_us",
+        otherwise: "is not known yet",
+    };
+    let mistake = Condition::read(source, known).expect_err(source);
+    assert_eq!(
+        (
+            mistake.column,
+            mistake.message.as_str(),
+            mistake.remedy.as_deref()
+        ),
+        (column, message, remedy),
+        "{source}"
+    );
+}
+
+#[test]
+fn mistakes_are_found_before_any_call_comes() {
+    wrong(
+        "url.path == \"/\" && client.tcp.rt_us > 5",
+        20,
+        "client.tcp.rt_us is no field of the record",
+        Some("did you mean client.tcp.rtt_us?"),
+    );
+    wrong("duration_us > 5", 1, "duration_us is not known yet", None);
+    wrong(
+        "client.tcp.rtt_us",
+        1,
+        "gives a number, and is to give a truth value",
+        None,
+    );
+    wrong(
+        "client.tcp.rtt_us == \"5\"",
+        1,
+        "is a number, and is to be a text",
+        None,
+    );
+    wrong(
+        "kind == \"cal\"",
+        9,
+        "kind is never \"cal\"",
+        Some("it is one of call, connection, external, progress"),
+    );
+    wrong(
+        "url.path.matches(\"(\")",
+        18,
+        "\"(\" is no pattern: error: unclosed group",
+        None,
+    );
+    wrong(
+        "http.request.header.x == \"1\"",
+        1,
+        "http.request.header.x: keys of http.request.header stand in brackets",
+        Some("write http.request.header[\"x\"]"),
+    );
+    wrong(
+        "cidr(\"10.0.0.0\").containsIP(client.address)",
+        5,
+        "\"10.0.0.0\" is no network, such as 10.0.0.0/8 or 2001:db8::/32",
+        None,
+    );
+    wrong(
+        "response.flags.exists(f, f == ulr.path)",
+        31,
+        "ulr.path is no field of the record",
+        Some("did you mean url.path?"),
+    );
+    let broken = Condition::read("url.path ==", EVERYTHING).expect_err("no expression");
+    assert!(broken.message.starts_with("is no expression"), "{broken}");
+}
