@@ -94,7 +94,7 @@ fn per_call_ns(rules: &Rules) -> f64 {
         .map(|_| {
             let begin = Instant::now();
             for now_ns in 0..CALLS {
-                let head = Head::new(black_box(&exchange), &Client);
+                let head = Head::new(black_box(&exchange), "/orders/7", &Client);
                 let mut policy = Policy::default();
                 black_box(rules.admit(&head, &mut policy, now_ns));
             }

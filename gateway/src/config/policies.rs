@@ -116,7 +116,9 @@ fn limit(section: &mut Section<'_>, keys_max: Option<usize>) -> Option<Then> {
             if rate.is_none() {
                 field.wrong(
                     format!("{text:?} is no rate"),
-                    "write calls per second, minute, hour or day: \"100/minute\"".to_owned(),
+                    format!(
+                        "write 1 to {CALLS_MAX} calls per second, minute, hour or day: \"100/minute\""
+                    ),
                 );
             }
             rate

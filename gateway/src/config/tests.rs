@@ -419,19 +419,22 @@ then = "tag"
 status = 404
 on_error = "deny"
 "#;
-    check_mistakes(&format!("{SMALL}{rules}"), expect![[r#"
-        calltap.toml:12:8: policies.rules[0].name: a rule's name has 1 to 64 letters, digits, ., _ and -
-        calltap.toml:13:8: policies.rules[0].when: column 1: client.tcp.rt_us is no field of the record; did you mean client.tcp.rtt_us?
-        calltap.toml:14:8: policies.rules[0].then: "block" is none of "allow", "deny", "limit", "tag"
-        calltap.toml:16:1: policies.rules[1].key: is missing; write key = "client.address"
-        calltap.toml:18:8: policies.rules[1].when: column 1: duration_us is not known before the call is forwarded
-        calltap.toml:20:8: policies.rules[1].rate: "100 a minute" is no rate; write calls per second, minute, hour or day: "100/minute"
-        calltap.toml:21:9: policies.rules[1].burst: must be 1 to 1000000000, this is 0
-        calltap.toml:22:1: policies.rules[1].keys: unknown key; did you mean "key"?
-        calltap.toml:25:8: policies.rules[2].name: another rule is called "limit"
-        calltap.toml:28:1: policies.rules[2].status: unknown key; known here: name, when, then, dry_run, on_error
-        calltap.toml:29:12: policies.rules[2].on_error: "deny" is none of "skip", "match"
-    "#]]);
+    check_mistakes(
+        &format!("{SMALL}{rules}"),
+        expect![[r#"
+            calltap.toml:12:8: policies.rules[0].name: a rule's name has 1 to 64 letters, digits, ., _ and -
+            calltap.toml:13:8: policies.rules[0].when: column 1: client.tcp.rt_us is no field of the record; did you mean client.tcp.rtt_us?
+            calltap.toml:14:8: policies.rules[0].then: "block" is none of "allow", "deny", "limit", "tag"
+            calltap.toml:16:1: policies.rules[1].key: is missing; write key = "client.address"
+            calltap.toml:18:8: policies.rules[1].when: column 1: duration_us is not known before the call is forwarded
+            calltap.toml:20:8: policies.rules[1].rate: "100 a minute" is no rate; write 1 to 1000000000 calls per second, minute, hour or day: "100/minute"
+            calltap.toml:21:9: policies.rules[1].burst: must be 1 to 1000000000, this is 0
+            calltap.toml:22:1: policies.rules[1].keys: unknown key; did you mean "key"?
+            calltap.toml:25:8: policies.rules[2].name: another rule is called "limit"
+            calltap.toml:28:1: policies.rules[2].status: unknown key; known here: name, when, then, dry_run, on_error
+            calltap.toml:29:12: policies.rules[2].on_error: "deny" is none of "skip", "match"
+        "#]],
+    );
 }
 
 #[test]

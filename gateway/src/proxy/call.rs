@@ -226,11 +226,11 @@ impl Call {
         if matches!(self.body, Body::Length(length) if length > self.body_max()) {
             return Err(BODY_TOO_LARGE);
         }
-        self.admit(head)
+        self.admit(head, &path)
     }
 
     /// What the rules say of it.
-    fn admit(&mut self, head: &RequestHeader) -> Result<(), Failure> {
+    fn admit(&mut self, head: &RequestHeader, path: &str) -> Result<(), Failure> {
         let rules = &self.setup.config.policies;
         if rules.is_empty() {
             return Ok(());
@@ -241,7 +241,7 @@ impl Call {
             head: self.received_start..self.received_start + self.head_bytes,
         };
         let mut policy = Policy::default();
-        let known = Head::new(&self.exchange, &asked);
+        let known = Head::new(&self.exchange, path, &asked);
         let decision = rules.admit(&known, &mut policy, self.exchange.times.head_read_ns);
         self.exchange.policy = policy;
         self.limited = decision.limit;

@@ -61,6 +61,31 @@ fn a_rule_denies_before_anything_is_forwarded() {
 }
 
 #[test]
+fn a_path_cannot_be_hidden_from_a_rule() {
+    let (backend, calltap, mut client) = started(
+        r#"
+        [[policies.rules]]
+        name = "no-admin"
+        when = 'url.path.startsWith("/admin")'
+        then = "deny"
+        "#,
+    );
+    for path in [
+        "/admin/",
+        "/%61dmin/",
+        "/./admin/",
+        "/x/../admin/",
+        "/x/%2e%2e/admin/",
+        "http://api.test/%61dmin/",
+    ] {
+        let response = client.get(path);
+        assert_eq!(response.status(), 403, "{path}");
+        client = Client::connect(calltap.address());
+    }
+    assert_eq!(backend.shared().arrived(), 0);
+}
+
+#[test]
 fn who_calls_too_often_is_told_when_to_come_again() {
     let (_backend, calltap, mut client) = started(
         r#"

@@ -31,6 +31,7 @@ pub trait Asked {
 /// A call whose head was read.
 pub struct Head<'c> {
     exchange: &'c Exchange,
+    path: &'c str,
     asked: &'c dyn Asked,
     counters: OnceCell<Counters>,
     received: OnceCell<Turns>,
@@ -38,10 +39,12 @@ pub struct Head<'c> {
 }
 
 impl<'c> Head<'c> {
-    /// `exchange` has its request, its API and its consumer.
-    pub fn new(exchange: &'c Exchange, asked: &'c dyn Asked) -> Self {
+    /// `exchange` has its request, its API and its consumer; `path` is the path that is routed by, in
+    /// which nobody can hide one path behind another.
+    pub fn new(exchange: &'c Exchange, path: &'c str, asked: &'c dyn Asked) -> Self {
         Self {
             exchange,
+            path,
             asked,
             counters: OnceCell::new(),
             received: OnceCell::new(),
@@ -144,7 +147,7 @@ const ANSWERS: &[(&str, Answer)] = &[
         "server.port",
         Integer(|h| number(h.exchange.request.server_port)),
     ),
-    ("url.path", Text(|h| borrowed(&h.exchange.request.path))),
+    ("url.path", Text(|h| borrowed(h.path))),
     (
         "url.query",
         Text(|h| maybe(h.exchange.request.query.as_ref())),

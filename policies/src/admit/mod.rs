@@ -7,6 +7,7 @@
 mod head;
 mod limit;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use calltap_correlate::exchange::Policy;
@@ -63,7 +64,7 @@ pub struct Rule {
     pub then: Then,
     /// It only says what it would do.
     pub dry_run: bool,
-    /// What to make of a condition without an answer.
+    /// What to make of a condition or a key without an answer.
     pub on_error: OnError,
 }
 
@@ -178,11 +179,20 @@ impl Rules {
                 Then::Allow => Some(Verdict::Allow),
                 Then::Deny { status } => Some(Verdict::Deny { status: *status }),
                 Then::Limit { key, limiter } => {
-                    let Ok(key) = key.of(head) else {
-                        tally.unanswered.fetch_add(1, Relaxed);
-                        continue;
+                    let shown = !key.names_header();
+                    let key = match key.of(head) {
+                        Ok(key) => key,
+                        Err(_) => {
+                            tally.unanswered.fetch_add(1, Relaxed);
+                            if rule.on_error == OnError::Skip {
+                                continue;
+                            }
+                            // All that do not say who they are share one.
+                            Cow::Borrowed("")
+                        }
                     };
                     let stand = limiter.take(&key, now_ns);
+                    let key = shown.then(|| key.into_owned());
                     let limited = Limited {
                         rule: rule.name.clone(),
                         quota: limiter.rate().quota,
@@ -191,14 +201,14 @@ impl Rules {
                     };
                     if stand.allowed {
                         if !rule.dry_run && is_tighter(&limited, tightest.as_ref()) {
-                            policy.ratelimit_key = Some(key.into_owned());
+                            policy.ratelimit_key = key;
                             policy.ratelimit_remaining = Some(stand.remaining);
                             tightest = Some(limited);
                         }
                         continue;
                     }
                     if !rule.dry_run {
-                        policy.ratelimit_key = Some(key.into_owned());
+                        policy.ratelimit_key = key;
                         policy.ratelimit_remaining = Some(0);
                         tightest = Some(limited);
                     }

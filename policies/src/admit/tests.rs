@@ -63,7 +63,7 @@ fn rule(name: &str, when: &str, then: Then) -> Rule {
 
 fn admitted(rules: &Rules, path: &str) -> (Verdict, Policy) {
     let exchange = exchange(path);
-    let head = Head::new(&exchange, &Client);
+    let head = Head::new(&exchange, path, &Client);
     let mut policy = Policy::default();
     let decision = rules.admit(&head, &mut policy, 1);
     (decision.verdict, policy)
@@ -121,6 +121,38 @@ fn a_condition_without_an_answer_is_counted_and_no_match_unless_it_is_to_be_one(
 }
 
 #[test]
+fn a_key_that_names_a_header_is_not_shown_and_one_without_an_answer_may_be_shared() {
+    let limit = |key| Then::Limit {
+        key: Key::read(key, AT_ADMISSION).unwrap(),
+        limiter: Limiter::new(
+            Rate {
+                quota: 1,
+                window_s: 60,
+                burst: 1,
+            },
+            64,
+        ),
+    };
+    let secret = r#"http.request.header["x-tenant"]"#;
+    let (_, policy) = admitted(
+        &Rules::new(vec![rule("secret", "true", limit(secret))]),
+        "/",
+    );
+    assert_eq!(policy.ratelimit_key, None);
+    assert_eq!(policy.ratelimit_remaining, Some(0));
+    let absent = "tls.client.ja4";
+    let open = Rules::new(vec![rule("open", "true", limit(absent))]);
+    let closed = Rules::new(vec![Rule {
+        on_error: OnError::Match,
+        ..rule("closed", "true", limit(absent))
+    }]);
+    for (rules, second) in [(open, Verdict::Allow), (closed, Verdict::Limit)] {
+        assert_eq!(admitted(&rules, "/").0, Verdict::Allow);
+        assert_eq!(admitted(&rules, "/").0, second);
+    }
+}
+
+#[test]
 fn the_tightest_limit_is_told() {
     let limit = |quota, burst| Then::Limit {
         key: Key::read("client.address", AT_ADMISSION).unwrap(),
@@ -138,7 +170,7 @@ fn the_tightest_limit_is_told() {
         rule("few", "true", limit(60, 2)),
     ]);
     let exchange = exchange("/");
-    let head = Head::new(&exchange, &Client);
+    let head = Head::new(&exchange, "/", &Client);
     let mut last = None;
     for (left, verdict) in [
         (1, Verdict::Allow),

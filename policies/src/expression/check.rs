@@ -1,12 +1,15 @@
 //! From the text of an expression to closures, and what is wrong with it on the way.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use calltap_correlate::record::{FIELDS, ValueKind, nearest_of};
 use cel::Program;
-use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use cel::common::ast::{
+    CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators,
+};
 use regex::Regex;
 
 use super::interpret::Interpreted;
@@ -45,26 +48,27 @@ pub(super) fn condition(source: &str, known: Known) -> Result<Code<bool>, Mistak
     let program = parse(source)?;
     let reader = Reader::new(&program, known);
     let root = program.expression();
-    match reader.lower(root) {
-        Ok(Typed::Boolean(code)) => Ok(code),
-        Ok(other) => Err(reader.mistake(
-            root,
-            format!("gives {}, and is to give a truth value", other.name()),
-            None,
-        )),
+    match reader.boolean_or(root, "gives", "and is to give a truth value") {
+        Ok(code) => Ok(code),
         Err(Refusal::Wrong(mistake)) => Err(mistake),
-        Err(Refusal::Unknown) => {
-            let fields = reader.all_fields(root)?;
-            let interpreted = Interpreted::new(program, fields);
-            Ok(Box::new(move |facts| interpreted.boolean(facts)))
-        }
+        Err(Refusal::Unknown) => Err(reader.mistake(root, "cannot be asked".to_owned(), None)),
     }
 }
 
-pub(super) fn key(source: &str, known: Known) -> Result<TextCode, Mistake> {
+/// Its code, and whether it names a header.
+pub(super) fn key(source: &str, known: Known) -> Result<(TextCode, bool), Mistake> {
     let program = parse(source)?;
     let reader = Reader::new(&program, known);
-    let root = program.expression();
+    let code = key_code(&reader, program.expression())?;
+    Ok((code, reader.names_header.get()))
+}
+
+fn key_code(reader: &Reader<'_>, root: &IdedExpr) -> Result<TextCode, Mistake> {
+    if let Some(thing) = compound(root) {
+        let message = format!("gives {thing}, and is to give one value");
+        let remedy = "join several with + \" \" +".to_owned();
+        return Err(reader.mistake(root, message, Some(remedy)));
+    }
     match reader.lower(root) {
         Ok(Typed::Text(code)) => Ok(code),
         Ok(Typed::Integer(code)) => Ok(Box::new(move |facts| {
@@ -81,7 +85,7 @@ pub(super) fn key(source: &str, known: Known) -> Result<TextCode, Mistake> {
         Err(Refusal::Wrong(mistake)) => Err(mistake),
         Err(Refusal::Unknown) => {
             let fields = reader.all_fields(root)?;
-            let interpreted = Interpreted::new(program, fields);
+            let interpreted = Interpreted::new(root.clone(), fields);
             Ok(Box::new(move |facts| {
                 interpreted.text(facts).map(Cow::Owned)
             }))
@@ -89,23 +93,136 @@ pub(super) fn key(source: &str, known: Known) -> Result<TextCode, Mistake> {
     }
 }
 
+/// A longer one could nest deeper than the parser's stack is.
+const SOURCE_BYTES_MAX: usize = 2_048;
+/// Calls, selections and operators within each other, of which each is a frame on the stack.
+const DEPTH_MAX: usize = 100;
+
 fn parse(source: &str) -> Result<Program, Mistake> {
-    Program::compile(source).map_err(|errors| {
-        let first = errors.errors.first();
-        Mistake {
-            column: first.map_or(1, |error| usize::try_from(error.pos.1).unwrap_or(1).max(1)),
-            message: first.map_or_else(
-                || "is no expression".to_owned(),
-                |error| format!("is no expression: {}", error.msg),
-            ),
-            remedy: None,
+    let wrong = |column, message| Mistake {
+        column,
+        message,
+        remedy: None,
+    };
+    if source.len() > SOURCE_BYTES_MAX {
+        let bytes = source.len();
+        let message = format!("has {bytes} bytes; at most {SOURCE_BYTES_MAX} are read");
+        return Err(wrong(1, message));
+    }
+    let program = Program::compile(source).map_err(|errors| {
+        let Some(first) = errors.errors.first() else {
+            return wrong(1, "is no expression".to_owned());
+        };
+        let (line, column) = first.pos;
+        let lines_before = usize::try_from(line).unwrap_or(1).saturating_sub(1);
+        let before = source.split_inclusive('\n').take(lines_before);
+        let before: usize = before.map(|line| line.chars().count()).sum();
+        let column = before + usize::try_from(column).unwrap_or(1).max(1);
+        match first.msg.contains("Recursion limit") {
+            true => wrong(1, "is nested too deeply".to_owned()),
+            false => wrong(column, format!("is no expression: {}", first.msg)),
         }
-    })
+    })?;
+    match is_too_deep(program.expression()) {
+        true => Err(wrong(1, "is nested too deeply".to_owned())),
+        false => Ok(program),
+    }
+}
+
+fn is_too_deep(root: &IdedExpr) -> bool {
+    let mut left = vec![(root, 1)];
+    while let Some((expr, depth)) = left.pop() {
+        if depth > DEPTH_MAX {
+            return true;
+        }
+        let mut below = |expr| left.push((expr, depth + 1));
+        match &expr.expr {
+            Expr::Select(select) => below(&*select.operand),
+            Expr::Call(call) => {
+                call.target
+                    .as_deref()
+                    .into_iter()
+                    .chain(&call.args)
+                    .for_each(below);
+            }
+            Expr::List(list) => list.elements.iter().for_each(below),
+            Expr::Map(map) => {
+                for entry in &map.entries {
+                    if let EntryExpr::MapEntry(entry) = &entry.expr {
+                        below(&entry.key);
+                        below(&entry.value);
+                    }
+                }
+            }
+            Expr::Comprehension(each) => {
+                let each = &**each;
+                [
+                    &each.iter_range,
+                    &each.accu_init,
+                    &each.loop_cond,
+                    &each.loop_step,
+                    &each.result,
+                ]
+                .into_iter()
+                .for_each(below);
+            }
+            Expr::Struct(_) | Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => {}
+        }
+    }
+    false
+}
+
+/// What an expression visibly gives that is not one value.
+fn compound(expr: &IdedExpr) -> Option<&'static str> {
+    match expr.expr {
+        Expr::List(_) => Some("a list"),
+        Expr::Map(_) => Some("a map"),
+        Expr::Struct(_) => Some("an object"),
+        _ => None,
+    }
+}
+
+/// What the interpreter knows beside operators: the functions of CEL, and what its macros become.
+const FUNCTIONS: [&str; 26] = [
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "type",
+    "dyn",
+    "timestamp",
+    "duration",
+    "getFullYear",
+    "getMonth",
+    "getDayOfYear",
+    "getDayOfMonth",
+    "getDate",
+    "getDayOfWeek",
+    "getHours",
+    "getMinutes",
+    "getSeconds",
+    "getMilliseconds",
+    "max",
+    "min",
+];
+
+/// What is known here, and not to the interpreter.
+const OURS: [&str; 3] = ["lowerAscii", "cidr", "containsIP"];
+
+fn is_operator(name: &str) -> bool {
+    name.starts_with(['_', '@', '!', '-'])
 }
 
 struct Reader<'p> {
     info: &'p SourceInfo,
     known: Known,
+    names_header: Cell<bool>,
 }
 
 /// What a chain of names stands for.
@@ -118,7 +235,11 @@ enum Named {
 impl<'p> Reader<'p> {
     fn new(program: &'p Program, known: Known) -> Self {
         let info = program.source_info();
-        Self { info, known }
+        Self {
+            info,
+            known,
+            names_header: Cell::new(false),
+        }
     }
 
     fn mistake(&self, at: &IdedExpr, message: String, remedy: Option<String>) -> Mistake {
@@ -382,12 +503,23 @@ impl<'p> Reader<'p> {
     }
 
     fn boolean(&self, expr: &IdedExpr) -> Lowered<Code<bool>> {
-        match self.lower(expr)? {
-            Typed::Boolean(code) => Ok(code),
-            other => self.wrong(
-                expr,
-                format!("is {}, and is to be true or false", other.name()),
-            ),
+        self.boolean_or(expr, "is", "and is to be true or false")
+    }
+
+    /// What no closure knows is interpreted, from here on down and not beside it.
+    fn boolean_or(&self, expr: &IdedExpr, is: &str, instead: &str) -> Lowered<Code<bool>> {
+        if let Some(thing) = compound(expr) {
+            return self.wrong(expr, format!("{is} {thing}, {instead}"));
+        }
+        match self.lower(expr) {
+            Ok(Typed::Boolean(code)) => Ok(code),
+            Ok(other) => self.wrong(expr, format!("{is} {}, {instead}", other.name())),
+            Err(Refusal::Unknown) => {
+                let fields = self.all_fields(expr).map_err(Refusal::Wrong)?;
+                let interpreted = Interpreted::new(expr.clone(), fields);
+                Ok(Box::new(move |facts| interpreted.boolean(facts)))
+            }
+            Err(wrong) => Err(wrong),
         }
     }
 
@@ -524,6 +656,8 @@ impl<'p> Reader<'p> {
                         Ok(set.contains(&value(facts)?))
                     })))
                 }
+                // Computed elements are the interpreter's.
+                _ if !list.elements.iter().all(is_literal) => Err(Refusal::Unknown),
                 (value, ..) => self.wrong(
                     at,
                     format!("{} is in no list of other things", value.name()),
@@ -553,6 +687,7 @@ impl<'p> Reader<'p> {
         let Named::Keys(field) = self.named(keys)? else {
             return self.wrong(keys, "has no keys".to_owned());
         };
+        self.names_header.set(true);
         let Some(key) = text_literal(key) else {
             return Err(Refusal::Unknown);
         };
@@ -601,7 +736,10 @@ impl<'p> Reader<'p> {
     fn network(&self, network: &IdedExpr, address: &IdedExpr) -> Lowered<Typed> {
         let prefix = match &network.expr {
             Expr::Call(call) if call.func_name == "cidr" && call.target.is_none() => {
-                call.args.first().and_then(text_literal)
+                match call.args.as_slice() {
+                    [prefix] => text_literal(prefix),
+                    _ => None,
+                }
             }
             _ => None,
         };
@@ -639,8 +777,7 @@ impl<'p> Reader<'p> {
         if let Some(name) = dotted(expr) {
             let root = name.split('.').next().unwrap_or_default();
             if !bound.contains(&root) {
-                let (Named::Field(field) | Named::Keys(field)) = self.find(expr, &name)?;
-                fields.push(field);
+                fields.push(self.interpreted_field(expr, &name)?);
             }
             return Ok(());
         }
@@ -650,14 +787,13 @@ impl<'p> Reader<'p> {
                     && let Some(prefix) = dotted(&select.operand)
                 {
                     let name = format!("{prefix}.{}", select.field);
-                    let (Named::Field(field) | Named::Keys(field)) =
-                        self.find(&select.operand, &name)?;
-                    fields.push(field);
+                    fields.push(self.interpreted_field(&select.operand, &name)?);
                     return Ok(());
                 }
                 self.collect(&select.operand, bound, fields)
             }
             Expr::Call(call) => {
+                self.check_function(expr, &call.func_name)?;
                 let operands = call.target.as_deref().into_iter().chain(&call.args);
                 operands
                     .into_iter()
@@ -680,8 +816,49 @@ impl<'p> Reader<'p> {
                 bound.truncate(before);
                 Ok(())
             }
-            _ => Ok(()),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => {
+                    self.collect(&entry.key, bound, fields)?;
+                    self.collect(&entry.value, bound, fields)
+                }
+                EntryExpr::StructField(field) => self.collect(&field.value, bound, fields),
+            }),
+            Expr::Struct(object) => {
+                let message = format!("there are no objects such as {}", object.type_name);
+                Err(self.mistake(expr, message, None))
+            }
+            Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => Ok(()),
         }
+    }
+
+    fn interpreted_field(&self, at: &IdedExpr, name: &str) -> Result<usize, Mistake> {
+        match self.find(at, name)? {
+            Named::Field(field) => Ok(field),
+            Named::Keys(_) => {
+                let message = format!(
+                    "{name} stands beside a list, a map or a macro, where it cannot be asked for"
+                );
+                let remedy = "ask for it outside: a header in brackets, && and then the rest";
+                Err(self.mistake(at, message, Some(remedy.to_owned())))
+            }
+        }
+    }
+
+    fn check_function(&self, at: &IdedExpr, name: &str) -> Result<(), Mistake> {
+        if is_operator(name) || FUNCTIONS.contains(&name) {
+            return Ok(());
+        }
+        if OURS.contains(&name) {
+            let message = format!("{name} cannot be used within a list, a map or a macro");
+            return Err(self.mistake(at, message, None));
+        }
+        let mut known = FUNCTIONS.iter().chain(&OURS);
+        let same = known.find(|known| known.eq_ignore_ascii_case(name));
+        let remedy = match same {
+            Some(same) => format!("did you mean {same}?"),
+            None => format!("known are {}, {}", OURS.join(", "), FUNCTIONS.join(", ")),
+        };
+        Err(self.mistake(at, format!("there is no function {name}"), Some(remedy)))
     }
 }
 
@@ -731,7 +908,16 @@ impl Network {
     fn read(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/')?;
         let address: IpAddr = address.parse().ok()?;
-        let bits = bits.parse().ok()?;
+        if !bits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let bits: u32 = bits.parse().ok()?;
+        const MAPPED_BITS: u32 = 96;
+        let (address, bits) = match address.to_canonical() {
+            // ::ffff:10.0.0.0/104 is 10.0.0.0/8, for addresses are asked for as what they are.
+            mapped if mapped != address => (mapped, bits.checked_sub(MAPPED_BITS)?),
+            same => (same, bits),
+        };
         let most = if address.is_ipv4() { 32 } else { 128 };
         (bits <= most).then_some(Self { address, bits })
     }

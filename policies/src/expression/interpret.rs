@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use calltap_correlate::record::{FIELDS, ValueKind};
+use cel::common::ast::IdedExpr;
 use cel::objects::{Key as CelKey, Map};
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, Value};
 
 use super::{Answer, Facts, Unanswered};
 
@@ -13,7 +14,7 @@ use super::{Answer, Facts, Unanswered};
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 pub(super) struct Interpreted {
-    program: Program,
+    expression: IdedExpr,
     fields: Vec<usize>,
 }
 
@@ -25,8 +26,8 @@ struct Tree {
 }
 
 impl Interpreted {
-    pub(super) fn new(program: Program, fields: Vec<usize>) -> Self {
-        Self { program, fields }
+    pub(super) fn new(expression: IdedExpr, fields: Vec<usize>) -> Self {
+        Self { expression, fields }
     }
 
     pub(super) fn boolean(&self, facts: &dyn Facts) -> Answer<bool> {
@@ -52,7 +53,11 @@ impl Interpreted {
         for &field in &self.fields {
             match value_of(facts, field) {
                 Some(value) => root.insert(FIELDS[field].name, value),
-                None => absent = Some(field),
+                None => {
+                    // What it stands in is there, so that has() can look into it.
+                    root.place(parent(FIELDS[field].name));
+                    absent = Some(field);
+                }
             }
         }
         let mut context = Context::with_env(Arc::clone(&STANDARD));
@@ -60,8 +65,12 @@ impl Interpreted {
             context.add_variable_from_value(name, tree.into_value());
         }
         let unanswered = absent.map_or(Unanswered::Failed, Unanswered::Absent);
-        self.program.execute(&context).map_err(|_| unanswered)
+        context.resolve(&self.expression).map_err(|_| unanswered)
     }
+}
+
+fn parent(name: &'static str) -> &'static str {
+    name.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
 fn value_of(facts: &dyn Facts, field: usize) -> Option<Value> {
@@ -79,11 +88,15 @@ fn value_of(facts: &dyn Facts, field: usize) -> Option<Value> {
 
 impl Tree {
     fn insert(&mut self, name: &'static str, value: Value) {
+        self.place(name).value = Some(value);
+    }
+
+    fn place(&mut self, name: &'static str) -> &mut Self {
         let mut place = self;
-        for part in name.split('.') {
+        for part in name.split('.').filter(|part| !part.is_empty()) {
             place = place.below.entry(part).or_default();
         }
-        place.value = Some(value);
+        place
     }
 
     fn into_value(self) -> Value {

@@ -2,9 +2,9 @@
 //!
 //! The `cel` crate parses. What it does not do is done here: names and types are checked against the
 //! record's schema when the configuration is read, and what remains is compiled to typed closures,
-//! which ask for the fields they name and for no other. An expression with what closures do not know
-//! (comprehensions, maps, lists that are computed) is interpreted by the crate, with the fields it
-//! names.
+//! which ask for the fields they name and for no other. What closures do not know (comprehensions, maps,
+//! lists that are computed) is interpreted by the crate, with the fields it names: as little of an
+//! expression as is true or false.
 //!
 //! A field that is absent makes the expression err, as CEL has it: `a || b` is still true where one of
 //! both is, `a && b` false where one of both is, and `has(field)` never errs.
@@ -50,6 +50,7 @@ pub struct Condition {
 pub struct Key {
     source: String,
     run: TextCode,
+    names_header: bool,
 }
 
 /// What is wrong with an expression.
@@ -103,9 +104,18 @@ impl Key {
     /// # Errors
     /// As for [`Condition::read`].
     pub fn read(source: &str, known: Known) -> Result<Self, Mistake> {
-        let run = check::key(source, known)?;
+        let (run, names_header) = check::key(source, known)?;
         let source = source.to_owned();
-        Ok(Self { source, run })
+        Ok(Self {
+            source,
+            run,
+            names_header,
+        })
+    }
+
+    /// Whether it names a header, which may be a secret.
+    pub fn names_header(&self) -> bool {
+        self.names_header
     }
 
     /// Asks it.

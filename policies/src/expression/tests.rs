@@ -98,6 +98,13 @@ fn conditions_say_what_cel_says() {
         r#"response.flags.exists(flag, flag.startsWith("client_"))"#,
         r#"response.flags.all(flag, size(flag) > 3) && upstream.reused"#,
         r#"{"POST": true}[http.request.method]"#,
+        r#"{"path": url.path}["path"] == "/orders/7""#,
+        r#"url.path in [http.request.method, url.path]"#,
+        r#"[1].all(one, !has(tls.client.ja4) && has(client.tcp.rtt_us))"#,
+        // In part by the interpreter.
+        r#"[1].exists(one, one == 1) && http.request.header["x-tenant"] == "blue""#,
+        r#"cidr("192.0.2.0/24").containsIP(client.address) && [true].all(one, one)"#,
+        r#"cidr("::ffff:192.0.2.0/120").containsIP(client.address)"#,
     ] {
         check(source, Ok(true));
     }
@@ -204,6 +211,63 @@ fn mistakes_are_found_before_any_call_comes() {
         "ulr.path is no field of the record",
         Some("did you mean url.path?"),
     );
+    let mistake = |source: &str| Condition::read(source, EVERYTHING).expect_err(source);
+    for source in [
+        r#"url.path.startswith("/a")"#,
+        r#"[1].exists(one, url.path.startswith("/a"))"#,
+    ] {
+        let mistake = mistake(source);
+        assert_eq!(
+            mistake.message, "there is no function startswith",
+            "{source}"
+        );
+        assert_eq!(mistake.remedy.as_deref(), Some("did you mean startsWith?"));
+    }
+    for (source, message) in [
+        ("[1, 2]", "gives a list, and is to give a truth value"),
+        (
+            r#"[1].exists(one, http.request.header["x"] == "1")"#,
+            "http.request.header stands beside a list, a map or a macro, where it cannot be asked for",
+        ),
+        (
+            r#"["A"].exists(one, one.lowerAscii() == url.path)"#,
+            "lowerAscii cannot be used within a list, a map or a macro",
+        ),
+        (
+            r#"{"a": url.pth}["a"] == "/""#,
+            "url.pth is no field of the record",
+        ),
+        (
+            r#"cidr("10.0.0.0/8", "b").containsIP(client.address)"#,
+            "is to be cidr(\"10.0.0.0/8\")",
+        ),
+    ] {
+        assert_eq!(mistake(source).message, message, "{source}");
+    }
+    let long = vec!["1"; 2_000].join("+");
+    assert!(mistake(&long).message.contains("at most 2048"));
+    let deep = |terms| format!("{} > 5", vec!["1"; terms].join("+"));
+    assert_eq!(mistake(&deep(1_000)).message, "is nested too deeply");
+    check(&deep(90), Ok(true));
+    assert!(Key::read("[url.path, client.address]", EVERYTHING).is_err());
+    // Whatever is repeated for as long as may be: a mistake, and no end of the stack.
+    for part in [
+        "a.",
+        "!",
+        "-",
+        "(",
+        "[",
+        "{",
+        "1?",
+        "[0].map(a,",
+        "a[0]",
+        "a&&",
+        "a?.",
+        "'",
+    ] {
+        let source = part.repeat(2_048 / part.len());
+        assert!(Condition::read(&source, EVERYTHING).is_err(), "{part}");
+    }
     let broken = Condition::read("url.path ==", EVERYTHING).expect_err("no expression");
     assert!(broken.message.starts_with("is no expression"), "{broken}");
 }
