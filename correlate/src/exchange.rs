@@ -14,7 +14,7 @@ use crate::socket::{Counters, Coverage, SocketCookie, SocketIdentity, StreamRang
 pub type Text = Cow<'static, str>;
 
 /// The gateway's half of one call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Exchange {
     /// Names the record (UUIDv7).
     pub uid: Uuid,

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use calltap_correlate::exchange::{
-    Attempt, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing,
-    UpstreamBody, UpstreamLeg,
+    Attempt, Exchange, GatewayTimes, Leg, Request, Response, Sharing, UpstreamBody, UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock};
 use calltap_correlate::record::{CallRecord, SocketFields};
@@ -34,19 +33,9 @@ fn call(script: &str) -> Exchange {
             status: Some(200),
             ..Response::default()
         },
-        api: Default::default(),
-        consumer: Consumer::default(),
-        tls: None,
-        times: GatewayTimes::default(),
         client: leg(7),
-        client_address: None,
         cluster: Some("orders".into()),
-        attempts: Vec::new(),
-        upstream: None,
-        policy: Policy::default(),
-        flags: Vec::new(),
-        error_type: None,
-        reset_code: None,
+        ..Exchange::default()
     };
     for clause in script
         .split(';')

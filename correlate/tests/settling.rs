@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use calltap_correlate::exchange::{
-    Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing,
+    Consumer, Exchange, GatewayTimes, Leg, Request, Response, Sharing,
 };
 use calltap_correlate::join::{Correlator, Counts, Limits, WallClock};
 use calltap_correlate::record::CallRecord;
@@ -58,14 +58,7 @@ fn exchange(cookie: u64, sent: std::ops::Range<u64>, at_ns: u64) -> Exchange {
             ..GatewayTimes::default()
         },
         client,
-        client_address: None,
-        cluster: None,
-        attempts: Vec::new(),
-        upstream: None,
-        policy: Policy::default(),
-        flags: Vec::new(),
-        error_type: None,
-        reset_code: None,
+        ..Exchange::default()
     }
 }
 

@@ -5,18 +5,14 @@
 
 use std::borrow::Cow;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Instant;
 
-use calltap_correlate::exchange::{
-    ApiNames, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response,
-};
+use calltap_correlate::exchange::{Consumer, Exchange, Policy, Request};
 use calltap_correlate::socket::{Counters, Turns};
 use calltap_policies::admit::{
     AT_ADMISSION, Asked, Head, Limiter, OnError, Rate, Rule, Rules, Then,
 };
 use calltap_policies::expression::{Condition, Key};
-use uuid::Uuid;
 
 const RULES: usize = 20;
 const ROUNDS: usize = 101;
@@ -107,7 +103,6 @@ fn per_call_ns(rules: &Rules) -> f64 {
 
 fn exchange() -> Exchange {
     Exchange {
-        uid: Uuid::nil(),
         request: Request {
             method: "GET".into(),
             scheme: "https".into(),
@@ -115,22 +110,11 @@ fn exchange() -> Exchange {
             path: "/orders/7".to_owned(),
             ..Request::default()
         },
-        response: Response::default(),
-        api: Arc::new(ApiNames::default()),
         consumer: Consumer {
             client_id: Some("somebody".to_owned()),
             ..Consumer::default()
         },
-        tls: None,
-        times: GatewayTimes::default(),
-        client: Leg::default(),
         client_address: "192.0.2.7:4000".parse().ok(),
-        cluster: None,
-        attempts: Vec::new(),
-        upstream: None,
-        policy: Policy::default(),
-        flags: Vec::new(),
-        error_type: None,
-        reset_code: None,
+        ..Exchange::default()
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
 use calltap_policies::expression::{Condition, Key, Mistake};
 
+use super::read::{is_name, optional};
 use super::section::{Field, Section};
 
 /// Calls in a window, or at once: what a 64-bit clock of nanoseconds tells apart.
@@ -52,8 +53,7 @@ fn read<'t>(
         .need("name", "write name = \"no-strangers\"")
         .and_then(|field| {
             let name = field.text()?;
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-            if name.len() > 64 || !name.bytes().all(allowed) {
+            if !is_name(name) {
                 field.wrong(
                     "a rule's name has 1 to 64 letters, digits, ., _ and -".to_owned(),
                     None,
@@ -79,16 +79,18 @@ fn read<'t>(
                 ("tag", Action::Tag),
             ])
         });
-    let dry_run = optional(section.get("dry_run"), false, Field::boolean);
-    let on_error = optional(section.get("on_error"), OnError::Skip, |field| {
+    let dry_run = optional(section.get("dry_run"), |field| field.boolean());
+    let on_error = optional(section.get("on_error"), |field| {
         field.choice(&[("skip", OnError::Skip), ("match", OnError::Match)])
     });
     let then = match action {
         Some(Action::Allow) => Some(Then::Allow),
         Some(Action::Tag) => Some(Then::Tag),
         Some(Action::Deny) => {
-            let status = optional(section.get("status"), 403, |field| field.count(400..=599));
-            status.map(|status| Then::Deny { status })
+            let status = optional(section.get("status"), |field| field.count(400..=599));
+            status.map(|status| Then::Deny {
+                status: status.unwrap_or(403),
+            })
         }
         Some(Action::Limit) => limit(&mut section, keys_max),
         // What belongs to the rule is not known then, and is not said to be wrong.
@@ -99,8 +101,8 @@ fn read<'t>(
         name: name?,
         when: when?,
         then: then?,
-        dry_run: dry_run?,
-        on_error: on_error?,
+        dry_run: dry_run?.unwrap_or(false),
+        on_error: on_error?.unwrap_or(OnError::Skip),
     })
 }
 
@@ -123,15 +125,12 @@ fn limit(section: &mut Section<'_>, keys_max: Option<usize>) -> Option<Then> {
             }
             rate
         });
-    let burst = match section.get("burst") {
-        Some(field) => Some(field.number(1..=CALLS_MAX)?.unsigned_abs()),
-        None => None,
-    };
+    let burst = optional(section.get("burst"), |field| field.count(1..=CALLS_MAX));
     let (quota, window_s) = rate?;
     let rate = Rate {
         quota,
         window_s,
-        burst: burst.unwrap_or(quota),
+        burst: burst?.unwrap_or(quota),
     };
     Some(Then::Limit {
         key: key?,
@@ -159,15 +158,4 @@ fn expression<T>(field: &Field<'_>, read: impl FnOnce(&str) -> Result<T, Mistake
     read(field.text()?)
         .map_err(|mistake| field.wrong(mistake.to_string(), mistake.remedy))
         .ok()
-}
-
-fn optional<'t, T>(
-    field: Option<Field<'t>>,
-    default: T,
-    read: impl FnOnce(&Field<'t>) -> Option<T>,
-) -> Option<T> {
-    match field {
-        Some(field) => read(&field),
-        None => Some(default),
-    }
 }

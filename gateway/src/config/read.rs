@@ -261,8 +261,7 @@ fn upstream(
     node: &Node,
     defaults: &Defaults<'_>,
 ) -> Option<UpstreamConfig> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let named = !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed);
+    let named = is_name(name);
     if !named {
         field.note(place.mistake(
             &field.path,
@@ -1007,7 +1006,13 @@ fn limits(mut section: Section<'_>) -> Option<Limits> {
 }
 
 /// A key that may be absent: `Some(None)` then, `None` when it is there and wrong.
-fn optional<'t, T>(
+/// What groups and rules may be called.
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+pub(super) fn optional<'t, T>(
     field: Option<Field<'t>>,
     read: impl FnOnce(Field<'t>) -> Option<T>,
 ) -> Option<Option<T>> {

@@ -103,16 +103,16 @@ impl Late {
             seen: OnceLock::new(),
         };
         USED.with_borrow_mut(|used| {
-            if used
-                .front_mut()
-                .is_some_and(|oldest| Arc::get_mut(oldest).is_none())
-            {
-                // Still looked at: its turn comes again.
-                used.rotate_left(1);
-            } else if let Some(mut free) = used.pop_front() {
-                *Arc::get_mut(&mut free).expect("it was free") = fresh;
-                used.push_back(Arc::clone(&free));
-                return free;
+            if let Some(mut oldest) = used.pop_front() {
+                match Arc::get_mut(&mut oldest) {
+                    Some(free) => {
+                        *free = fresh;
+                        used.push_back(Arc::clone(&oldest));
+                        return oldest;
+                    }
+                    // Still looked at: its turn comes again.
+                    None => used.push_back(oldest),
+                }
             }
             let late = Arc::new(fresh);
             if used.len() < KEPT {

@@ -192,25 +192,22 @@ impl Rules {
                         }
                     };
                     let stand = limiter.take(&key, now_ns);
-                    let key = shown.then(|| key.into_owned());
-                    let limited = Limited {
-                        rule: rule.name.clone(),
-                        quota: limiter.rate().quota,
-                        window_s: limiter.rate().window_s,
-                        stand,
-                    };
-                    if stand.allowed {
-                        if !rule.dry_run && is_tighter(&limited, tightest.as_ref()) {
-                            policy.ratelimit_key = key;
-                            policy.ratelimit_remaining = Some(stand.remaining);
-                            tightest = Some(limited);
-                        }
-                        continue;
+                    let is_tightest = !stand.allowed
+                        || tightest
+                            .as_ref()
+                            .is_none_or(|other| stand.remaining < other.stand.remaining);
+                    if is_tightest && !rule.dry_run {
+                        policy.ratelimit_key = shown.then(|| key.into_owned());
+                        policy.ratelimit_remaining = Some(stand.remaining);
+                        tightest = Some(Limited {
+                            rule: rule.name.clone(),
+                            quota: limiter.rate().quota,
+                            window_s: limiter.rate().window_s,
+                            stand,
+                        });
                     }
-                    if !rule.dry_run {
-                        policy.ratelimit_key = key;
-                        policy.ratelimit_remaining = Some(0);
-                        tightest = Some(limited);
+                    if stand.allowed {
+                        continue;
                     }
                     Some(Verdict::Limit)
                 }
@@ -237,10 +234,6 @@ impl Rules {
             limit: tightest,
         }
     }
-}
-
-fn is_tighter(one: &Limited, other: Option<&Limited>) -> bool {
-    other.is_none_or(|other| one.stand.remaining < other.stand.remaining)
 }
 
 #[cfg(test)]

@@ -1,11 +1,7 @@
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use calltap_correlate::exchange::{
-    ApiNames, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response,
-};
+use calltap_correlate::exchange::{Exchange, Policy, Request};
 use calltap_correlate::socket::{Counters, Turns};
-use uuid::Uuid;
 
 use super::*;
 
@@ -28,26 +24,13 @@ impl Asked for Client {
 
 fn exchange(path: &str) -> Exchange {
     Exchange {
-        uid: Uuid::nil(),
         request: Request {
             method: "GET".into(),
             path: path.to_owned(),
             ..Request::default()
         },
-        response: Response::default(),
-        api: Arc::new(ApiNames::default()),
-        consumer: Consumer::default(),
-        tls: None,
-        times: GatewayTimes::default(),
-        client: Leg::default(),
         client_address: Some("192.0.2.7:4000".parse().unwrap()),
-        cluster: None,
-        attempts: Vec::new(),
-        upstream: None,
-        policy: Policy::default(),
-        flags: Vec::new(),
-        error_type: None,
-        reset_code: None,
+        ..Exchange::default()
     }
 }
 

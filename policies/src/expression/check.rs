@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use calltap_correlate::record::{FIELDS, ValueKind, nearest_of};
 use cel::Program;
 use cel::common::ast::{
-    CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators,
+    CallExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue, SelectExpr, SourceInfo,
+    operators,
 };
 use regex::Regex;
 
@@ -42,17 +43,22 @@ enum Refusal {
     Unknown,
 }
 
+impl From<Mistake> for Refusal {
+    fn from(mistake: Mistake) -> Self {
+        Self::Wrong(mistake)
+    }
+}
+
 type Lowered<T> = Result<T, Refusal>;
 
 pub(super) fn condition(source: &str, known: Known) -> Result<Code<bool>, Mistake> {
     let program = parse(source)?;
     let reader = Reader::new(&program, known);
-    let root = program.expression();
-    match reader.boolean_or(root, "gives", "and is to give a truth value") {
-        Ok(code) => Ok(code),
-        Err(Refusal::Wrong(mistake)) => Err(mistake),
-        Err(Refusal::Unknown) => Err(reader.mistake(root, "cannot be asked".to_owned(), None)),
-    }
+    reader.boolean_or(
+        program.expression(),
+        "gives",
+        "and is to give a truth value",
+    )
 }
 
 /// Its code, and whether it names a header.
@@ -84,8 +90,7 @@ fn key_code(reader: &Reader<'_>, root: &IdedExpr) -> Result<TextCode, Mistake> {
         )),
         Err(Refusal::Wrong(mistake)) => Err(mistake),
         Err(Refusal::Unknown) => {
-            let fields = reader.all_fields(root)?;
-            let interpreted = Interpreted::new(root.clone(), fields);
+            let interpreted = reader.interpreted(root)?;
             Ok(Box::new(move |facts| {
                 interpreted.text(facts).map(Cow::Owned)
             }))
@@ -135,41 +140,43 @@ fn is_too_deep(root: &IdedExpr) -> bool {
         if depth > DEPTH_MAX {
             return true;
         }
-        let mut below = |expr| left.push((expr, depth + 1));
-        match &expr.expr {
-            Expr::Select(select) => below(&*select.operand),
-            Expr::Call(call) => {
-                call.target
-                    .as_deref()
-                    .into_iter()
-                    .chain(&call.args)
-                    .for_each(below);
-            }
-            Expr::List(list) => list.elements.iter().for_each(below),
-            Expr::Map(map) => {
-                for entry in &map.entries {
-                    if let EntryExpr::MapEntry(entry) = &entry.expr {
-                        below(&entry.key);
-                        below(&entry.value);
-                    }
-                }
-            }
-            Expr::Comprehension(each) => {
-                let each = &**each;
-                [
-                    &each.iter_range,
-                    &each.accu_init,
-                    &each.loop_cond,
-                    &each.loop_step,
-                    &each.result,
-                ]
-                .into_iter()
-                .for_each(below);
-            }
-            Expr::Struct(_) | Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => {}
-        }
+        left.extend(below(expr).into_iter().map(|expr| (expr, depth + 1)));
     }
     false
+}
+
+/// The expressions that one is made of.
+fn below(expr: &IdedExpr) -> Vec<&IdedExpr> {
+    match &expr.expr {
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Call(call) => operands(call),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => map.entries.iter().flat_map(of_entry).collect(),
+        Expr::Struct(object) => object.entries.iter().flat_map(of_entry).collect(),
+        Expr::Comprehension(each) => vec![
+            &each.iter_range,
+            &each.accu_init,
+            &each.loop_cond,
+            &each.loop_step,
+            &each.result,
+        ],
+        Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => Vec::new(),
+    }
+}
+
+fn of_entry(entry: &IdedEntryExpr) -> Vec<&IdedExpr> {
+    match &entry.expr {
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        EntryExpr::StructField(field) => vec![&field.value],
+    }
+}
+
+fn operands(call: &CallExpr) -> Vec<&IdedExpr> {
+    call.target
+        .as_deref()
+        .into_iter()
+        .chain(&call.args)
+        .collect()
 }
 
 /// What an expression visibly gives that is not one value.
@@ -183,7 +190,7 @@ fn compound(expr: &IdedExpr) -> Option<&'static str> {
 }
 
 /// What the interpreter knows beside operators: the functions of CEL, and what its macros become.
-const FUNCTIONS: [&str; 26] = [
+const FUNCTIONS: &[&str] = &[
     "size",
     "contains",
     "startsWith",
@@ -196,20 +203,6 @@ const FUNCTIONS: [&str; 26] = [
     "bytes",
     "type",
     "dyn",
-    "timestamp",
-    "duration",
-    "getFullYear",
-    "getMonth",
-    "getDayOfYear",
-    "getDayOfMonth",
-    "getDate",
-    "getDayOfWeek",
-    "getHours",
-    "getMinutes",
-    "getSeconds",
-    "getMilliseconds",
-    "max",
-    "min",
 ];
 
 /// What is known here, and not to the interpreter.
@@ -260,7 +253,7 @@ impl<'p> Reader<'p> {
     }
 
     fn wrong<T>(&self, at: &IdedExpr, message: String) -> Lowered<T> {
-        Err(Refusal::Wrong(self.mistake(at, message, None)))
+        Err(self.mistake(at, message, None).into())
     }
 
     fn lower(&self, expr: &IdedExpr) -> Lowered<Typed> {
@@ -324,7 +317,7 @@ impl<'p> Reader<'p> {
         let Some(name) = dotted(expr) else {
             return Err(Refusal::Unknown);
         };
-        self.find(expr, &name).map_err(Refusal::Wrong)
+        Ok(self.find(expr, &name)?)
     }
 
     fn find(&self, at: &IdedExpr, name: &str) -> Result<Named, Mistake> {
@@ -384,12 +377,10 @@ impl<'p> Reader<'p> {
 
     /// `has(a.b.c)`
     fn presence(&self, expr: &IdedExpr, select: &SelectExpr) -> Lowered<Typed> {
-        let Some(prefix) = dotted(&select.operand) else {
+        let Some(name) = selected(select) else {
             return Err(Refusal::Unknown);
         };
-        let name = format!("{prefix}.{}", select.field);
-        let at = &select.operand;
-        let field = match self.find(at, &name).map_err(Refusal::Wrong)? {
+        let field = match self.find(&select.operand, &name)? {
             Named::Field(field) => self.field(expr, field)?,
             Named::Keys(_) => return Err(Refusal::Unknown),
         };
@@ -403,13 +394,7 @@ impl<'p> Reader<'p> {
     }
 
     fn call(&self, expr: &IdedExpr, call: &CallExpr) -> Lowered<Typed> {
-        let operands: Vec<&IdedExpr> = call
-            .target
-            .as_deref()
-            .into_iter()
-            .chain(&call.args)
-            .collect();
-        match (call.func_name.as_str(), operands.as_slice()) {
+        match (call.func_name.as_str(), operands(call).as_slice()) {
             (operators::LOGICAL_AND, [a, b]) => {
                 let (a, b) = (self.boolean(a)?, self.boolean(b)?);
                 Ok(Typed::Boolean(Box::new(move |facts| match a(facts) {
@@ -502,25 +487,29 @@ impl<'p> Reader<'p> {
         }
     }
 
-    fn boolean(&self, expr: &IdedExpr) -> Lowered<Code<bool>> {
+    fn boolean(&self, expr: &IdedExpr) -> Result<Code<bool>, Mistake> {
         self.boolean_or(expr, "is", "and is to be true or false")
     }
 
     /// What no closure knows is interpreted, from here on down and not beside it.
-    fn boolean_or(&self, expr: &IdedExpr, is: &str, instead: &str) -> Lowered<Code<bool>> {
+    fn boolean_or(&self, expr: &IdedExpr, is: &str, instead: &str) -> Result<Code<bool>, Mistake> {
+        let other = |thing| self.mistake(expr, format!("{is} {thing}, {instead}"), None);
         if let Some(thing) = compound(expr) {
-            return self.wrong(expr, format!("{is} {thing}, {instead}"));
+            return Err(other(thing));
         }
         match self.lower(expr) {
             Ok(Typed::Boolean(code)) => Ok(code),
-            Ok(other) => self.wrong(expr, format!("{is} {}, {instead}", other.name())),
+            Ok(typed) => Err(other(typed.name())),
             Err(Refusal::Unknown) => {
-                let fields = self.all_fields(expr).map_err(Refusal::Wrong)?;
-                let interpreted = Interpreted::new(expr.clone(), fields);
+                let interpreted = self.interpreted(expr)?;
                 Ok(Box::new(move |facts| interpreted.boolean(facts)))
             }
-            Err(wrong) => Err(wrong),
+            Err(Refusal::Wrong(mistake)) => Err(mistake),
         }
+    }
+
+    fn interpreted(&self, expr: &IdedExpr) -> Result<Interpreted, Mistake> {
+        Ok(Interpreted::new(expr.clone(), self.all_fields(expr)?))
     }
 
     fn text(&self, expr: &IdedExpr) -> Lowered<TextCode> {
@@ -606,7 +595,7 @@ impl<'p> Reader<'p> {
         }
         let message = format!("{name} is never {word:?}");
         let remedy = format!("it is one of {}", words.join(", "));
-        Err(Refusal::Wrong(self.mistake(literal, message, Some(remedy))))
+        Err(self.mistake(literal, message, Some(remedy)).into())
     }
 
     fn order(
@@ -782,26 +771,16 @@ impl<'p> Reader<'p> {
             return Ok(());
         }
         match &expr.expr {
-            Expr::Select(select) => {
-                if select.test
-                    && let Some(prefix) = dotted(&select.operand)
-                {
-                    let name = format!("{prefix}.{}", select.field);
+            Expr::Select(select) if select.test => {
+                if let Some(name) = selected(select) {
                     fields.push(self.interpreted_field(&select.operand, &name)?);
                     return Ok(());
                 }
-                self.collect(&select.operand, bound, fields)
             }
-            Expr::Call(call) => {
-                self.check_function(expr, &call.func_name)?;
-                let operands = call.target.as_deref().into_iter().chain(&call.args);
-                operands
-                    .into_iter()
-                    .try_for_each(|one| self.collect(one, bound, fields))
-            }
-            Expr::List(list) => {
-                let mut elements = list.elements.iter();
-                elements.try_for_each(|one| self.collect(one, bound, fields))
+            Expr::Call(call) => self.check_function(expr, &call.func_name)?,
+            Expr::Struct(object) => {
+                let message = format!("there are no objects such as {}", object.type_name);
+                return Err(self.mistake(expr, message, None));
             }
             Expr::Comprehension(each) => {
                 self.collect(&each.iter_range, bound, fields)?;
@@ -814,21 +793,12 @@ impl<'p> Reader<'p> {
                     self.collect(part, bound, fields)?;
                 }
                 bound.truncate(before);
-                Ok(())
+                return Ok(());
             }
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-                EntryExpr::MapEntry(entry) => {
-                    self.collect(&entry.key, bound, fields)?;
-                    self.collect(&entry.value, bound, fields)
-                }
-                EntryExpr::StructField(field) => self.collect(&field.value, bound, fields),
-            }),
-            Expr::Struct(object) => {
-                let message = format!("there are no objects such as {}", object.type_name);
-                Err(self.mistake(expr, message, None))
-            }
-            Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => Ok(()),
+            _ => {}
         }
+        let mut parts = below(expr).into_iter();
+        parts.try_for_each(|part| self.collect(part, bound, fields))
     }
 
     fn interpreted_field(&self, at: &IdedExpr, name: &str) -> Result<usize, Mistake> {
@@ -872,11 +842,13 @@ fn arithmetic(a: Code<i64>, b: Code<i64>, compute: fn(i64, i64) -> Option<i64>) 
 fn dotted(expr: &IdedExpr) -> Option<String> {
     match &expr.expr {
         Expr::Ident(name) => Some(name.clone()),
-        Expr::Select(select) if !select.test => {
-            Some(format!("{}.{}", dotted(&select.operand)?, select.field))
-        }
+        Expr::Select(select) if !select.test => selected(select),
         _ => None,
     }
+}
+
+fn selected(select: &SelectExpr) -> Option<String> {
+    Some(format!("{}.{}", dotted(&select.operand)?, select.field))
 }
 
 fn is_literal(expr: &IdedExpr) -> bool {
@@ -933,6 +905,25 @@ impl Network {
                 u128::from(own).checked_shr(rest) == u128::from(other).checked_shr(rest)
             }
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cel::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_interpreter_has_the_functions_that_are_let_through_to_it() {
+        for name in FUNCTIONS {
+            let again = Context::default().add_function(name, |number: i64| number);
+            assert!(again.is_err(), "{name} is not there");
+        }
+        for name in OURS {
+            let again = Context::default().add_function(name, |number: i64| number);
+            assert!(again.is_ok(), "{name} is there");
         }
     }
 }
