@@ -14,7 +14,7 @@ use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry, Shar
 use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{CallRanges, SocketSnapshot};
-use calltap_policies::{review, watch};
+use calltap_policies::Policies;
 use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
@@ -127,6 +127,7 @@ pub(crate) struct Pipeline {
     /// `service.instance.id` of all records.
     pub(crate) instance: Arc<str>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) policies: Policies,
     pub(crate) outlet: Box<dyn Outlet>,
 }
 
@@ -240,7 +241,7 @@ impl Pipeline {
         let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
         let kind = record.kind;
         record.service_instance_id = Some(Arc::clone(&self.instance));
-        if review(record, now) {
+        if self.policies.review(record, now) {
             self.entrance.account.settled(kind, 1);
             self.outlet.take(shared);
         } else {
@@ -248,13 +249,15 @@ impl Pipeline {
         }
     }
 
-    fn sweep(&self, now: u64) {
+    fn sweep(&mut self, now: u64) {
         if let TapSource::Ebpf(tap) = &self.shared.tap {
             tap.sweep();
         }
         for connection in self.shared.registry.iter() {
-            watch(*connection.key(), &connection.counters(now), now);
+            let Policies { watch, alerts, .. } = &mut self.policies;
+            watch.socket(*connection.key(), &connection.counters(now), alerts, now);
         }
+        self.policies.tick(now);
     }
 
     fn wait(&self, join: &Correlator<Settling>, now: u64) {

@@ -4,6 +4,7 @@
 //! The tap is first, for a socket belongs to the cgroup its maker was in. Then the listeners, which
 //! say at once if a port is taken. Then every privilege goes. Only then do threads start.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,12 @@ use arc_swap::ArcSwap;
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::join;
 use calltap_correlate::record::{CallRecord, Selection};
+use calltap_policies::Policies;
 use calltap_policies::admit::Count;
+use calltap_policies::alert::{Alerts, Terms};
+use calltap_policies::detect::Detectors;
+use calltap_policies::review::Review;
+use calltap_policies::watch::Watch;
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
@@ -250,6 +256,12 @@ impl Calltap {
             connections_per_s_max: config.records.connections_per_s_max,
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
+            policies: Policies {
+                review: Review::default(),
+                detectors: Detectors::default(),
+                watch: Watch::default(),
+                alerts: Alerts::new(Terms::default(), RandomState::new().hash_one(now_ns()), &[]),
+            },
             outlet: Box::new(Outlets {
                 lines: sink.producer(),
                 feed,

@@ -1,22 +1,51 @@
 //! Policies over API calls. Pure: what was seen and the time come in, verdicts go out; the gateway
 //! enforces and delivers.
 //!
-//! Three doors: [`admit`] decides before a call is forwarded, [`review`] when its record is finished,
-//! [`watch`] while connections live. The last two pass everything through as yet. [`expression`] is
-//! the language that rules are written in.
+//! Three doors: [`admit`] decides before a call is forwarded, on the request path; [`Policies::review`]
+//! sees its record when it is finished, and [`watch`] looks at connections while they live, both from one
+//! thread. [`detect`] holds the detectors behind the last two, [`alert`] what becomes of that they find.
+//! [`expression`] is the language that rules are written in.
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod review;
+pub mod watch;
+
+pub mod detect;
+
+pub mod alert;
 pub mod expression;
 
 use calltap_correlate::record::CallRecord;
-use calltap_correlate::socket::{Counters, SocketCookie};
 
-/// Changes a finished record, and says whether it is kept: `false` means that policy sampled it
-/// away.
-pub fn review(_record: &mut CallRecord, _now_ns: u64) -> bool {
-    true
+use alert::Alerts;
+use detect::Detectors;
+use review::Review;
+use watch::Watch;
+
+/// What sees finished records and live sockets.
+#[derive(Debug)]
+pub struct Policies {
+    /// Keeps, samples and redacts.
+    pub review: Review,
+    /// Finds what is unusual in finished calls.
+    pub detectors: Detectors,
+    /// Looks at what lives.
+    pub watch: Watch,
+    /// What was found.
+    pub alerts: Alerts,
 }
 
-/// Looks at one live socket during a sweep.
-pub fn watch(_cookie: SocketCookie, _socket: &Counters, _now_ns: u64) {}
+impl Policies {
+    /// Shows a finished record to the detectors, then applies policy to it, and says whether it is kept.
+    pub fn review(&mut self, record: &mut CallRecord, now_ns: u64) -> bool {
+        self.detectors.observe(record, &mut self.alerts, now_ns);
+        self.review.keeps(record, now_ns)
+    }
+
+    /// To be called about once a second, calls or not.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.detectors.tick(&mut self.alerts, now_ns);
+        self.alerts.tick(now_ns);
+    }
+}
