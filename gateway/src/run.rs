@@ -20,7 +20,7 @@ use calltap_correlate::record::{CallRecord, Selection};
 use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alerts, Terms};
-use calltap_policies::detect::Detectors;
+use calltap_policies::detect::{Bounds, Detectors};
 use calltap_policies::review::Review;
 use calltap_policies::watch::Watch;
 use calltap_tap::{Tap, TapOptions};
@@ -258,7 +258,7 @@ impl Calltap {
             shared: Arc::clone(&shared),
             policies: Policies {
                 review: Review::default(),
-                detectors: Detectors::default(),
+                detectors: Detectors::new(Bounds::default()),
                 watch: Watch::default(),
                 alerts: Alerts::new(Terms::default(), RandomState::new().hash_one(now_ns()), &[]),
             },
