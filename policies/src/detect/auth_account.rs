@@ -39,7 +39,7 @@ pub(crate) fn observe(
         consumer.addresses = Distinct::default();
         consumer.since_s = call.now_s;
     }
-    let is_new = refused && consumer.addresses.add(call.client_key);
+    let is_new = refused && consumer.addresses.add(call.client_key) > 0.0;
     if refused && !is_new {
         return;
     }

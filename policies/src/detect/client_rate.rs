@@ -22,7 +22,7 @@ pub(crate) struct Common(Population);
 
 impl Default for Common {
     fn default() -> Self {
-        Self(Population::new(CALLS_USUAL, WINDOW_S))
+        Self(Population::new(CALLS_USUAL, 1.2, WINDOW_S))
     }
 }
 

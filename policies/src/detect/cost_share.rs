@@ -31,7 +31,7 @@ pub(crate) struct Common {
 impl Default for Common {
     fn default() -> Self {
         Self {
-            population: Population::new(COST_USUAL_US, WINDOW_S),
+            population: Population::new(COST_USUAL_US, 1.2, WINDOW_S),
             window: 0,
             total_us: 0.0,
         }

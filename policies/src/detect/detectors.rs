@@ -160,10 +160,20 @@ impl Detectors {
             Some(route) => auth_failures::outcome(&call, &mut route.auth_failures),
             None => None,
         };
+        let response_usual = match &route {
+            Some(route) => route.size.usual_response(),
+            None => 0.0,
+        };
         if let Some(client) = self.clients.get(call.client_key, call.now_s) {
             client_rate::observe(&call, &mut client.rate, &mut self.client_rate, desk);
             cost_share::observe(&call, &mut client.cost, &mut self.cost_share, desk);
-            scraping::observe(&call, &mut client.scraping, &mut self.scraping, desk);
+            scraping::observe(
+                &call,
+                response_usual,
+                &mut client.scraping,
+                &mut self.scraping,
+                desk,
+            );
             regularity::observe(&call, &mut client.regularity, desk);
             sequence::observe(&call, &mut client.sequence, &mut self.sequence, desk);
             injection::observe(&call, &mut client.injection, &mut self.injection, desk);

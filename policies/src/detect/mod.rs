@@ -137,14 +137,4 @@ detectors! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_in_the_order_of_the_enum() {
-        for (at, info) in DETECTORS.iter().enumerate() {
-            assert_eq!(info.detector as usize, at, "{}", info.name);
-            assert_eq!(Detector::by_name(info.name), Some(info.detector));
-        }
-    }
-}
+mod tests;

@@ -70,7 +70,7 @@ pub(crate) struct Common(Population);
 
 impl Default for Common {
     fn default() -> Self {
-        Self(Population::new(IDS_USUAL, WINDOW_S))
+        Self(Population::new(IDS_USUAL, 1.2, WINDOW_S))
     }
 }
 
@@ -94,7 +94,8 @@ pub(crate) fn observe(
         client.template = call.template;
         client.window = window;
     }
-    if !client.ids.add(id) || !route.found {
+    let new = client.ids.add(id);
+    if new == 0.0 || !route.found {
         return;
     }
     if client.evidence.is_none() {
@@ -129,7 +130,7 @@ pub(crate) fn observe(
             found(f64::from(client.missing), f64::from(usual), summary, client.since_s)
         });
     }
-    if let Some(amount) = population.add(&mut client.habit, 1.0, call.now_s) {
+    if let Some(amount) = population.add(&mut client.habit, new, call.now_s) {
         desk.look(Detector::ObjectEnumeration, amount.tail, || {
             let summary = format!(
                 "{} asked for {:.0} different objects of {} within a minute; usual are {:.0}",

@@ -12,8 +12,8 @@
 //! windows; each raises it by [`OWN_STEP`] at most, and by [`OWN_STEP_UNLIKELY`] where it was unlikely, so
 //! that an attack does not become a habit while it is told of.
 //!
-//! **Cold start.** [`PRIOR_WINDOWS`] made-up windows spread as widely as any service's stand in the place
-//! of what is not known yet, around the level that the detector gives.
+//! **Cold start.** [`PRIOR_WINDOWS`] made-up windows, with the level and the spread that the detector gives,
+//! stand in the place of what is not known yet.
 //!
 //! **Constants.** The spread is never below [`SPREAD_MIN`] (a factor of e^0.9 = 2.5 for one deviation):
 //! a service whose clients are all alike must not alert about the first that is not. Twice or half of each
@@ -25,7 +25,6 @@
 use super::sketch::Sketch;
 
 const SPREAD_MIN: f64 = 0.9;
-const PRIOR_SPREAD: f64 = 1.2;
 const PRIOR_WINDOWS: usize = 200;
 /// Deviations that are learned at most: an attack does not widen the spread.
 const LEARNED_MAX: f64 = 4.0;
@@ -79,13 +78,14 @@ pub(crate) struct Amount {
 }
 
 impl Population {
-    /// `usual` is what a client of any service may have in a window of `window_s` seconds.
-    pub(crate) fn new(usual: f64, window_s: u32) -> Self {
+    /// `usual` is what a client of any service may have in a window of `window_s` seconds, and `spread` how
+    /// far apart clients may be, a deviation of the logarithm.
+    pub(crate) fn new(usual: f64, spread: f64, window_s: u32) -> Self {
         let mut windows = Sketch::new(HALF_LIFE);
         let mut excess = Sketch::new(HALF_LIFE);
         for at in 0..PRIOR_WINDOWS {
             let share = (at as f64 + 0.5) / PRIOR_WINDOWS as f64;
-            let factor = (PRIOR_SPREAD * normal_quantile(share)).exp();
+            let factor = (spread * normal_quantile(share)).exp();
             windows.learn((usual * factor) as f32);
             excess.learn((EXCESS_SCALE * factor) as f32);
         }
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn who_does_a_hundred_times_more_is_unusual_and_who_always_did_is_not() {
-        let mut population = Population::new(5.0, 5);
+        let mut population = Population::new(5.0, 1.2, 5);
         let mut habits = [Habit::default(); 60];
         let mut calls = [4; 60];
         calls[0] = 60; // an integration, from the start
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_flood_alerts_before_anything_was_learned() {
-        let mut population = Population::new(5.0, 5);
+        let mut population = Population::new(5.0, 1.2, 5);
         let mut habits = [Habit::default()];
         assert!(play(&mut population, &mut habits, &[5_000], 1..2) < 1e-7);
         assert!(play(&mut population, &mut [Habit::default()], &[50], 1..2) > 1e-4);

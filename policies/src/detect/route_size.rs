@@ -30,6 +30,13 @@ impl Default for PerRoute {
     }
 }
 
+impl PerRoute {
+    /// How large a response usually is, bytes; 0 where not enough is known.
+    pub(crate) fn usual_response(&self) -> f32 {
+        self.response.usual()
+    }
+}
+
 /// Looks at a call.
 pub(crate) fn observe(
     call: &Call<'_>,

@@ -3,6 +3,10 @@
 //! **Idea.** Bytes of responses, and different paths that were found, within a minute; each against other
 //! clients' and its own habit ([`Population`]).
 //!
+//! **Constants.** A response counts for [`RESPONSE_MAX`] times what is usual on its route at most, and for
+//! [`RESPONSE_BYTES`] always: where a route's responses grow, that is [`super::route_size`]'s, not the clients'
+//! fault.
+//!
 //! **When it is wrong.** A mirror that begins to copy, or the first backup.
 
 use super::Detector;
@@ -15,6 +19,8 @@ const WINDOW_S: u32 = 60;
 /// What a client of any service takes in a window.
 const BYTES_USUAL: f64 = 100_000.0;
 const PATHS_USUAL: f64 = 6.0;
+const RESPONSE_MAX: f32 = 8.0;
+const RESPONSE_BYTES: f32 = 16_384.0;
 
 /// Of one client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,15 +41,16 @@ pub(crate) struct Common {
 impl Default for Common {
     fn default() -> Self {
         Self {
-            bytes: Population::new(BYTES_USUAL, WINDOW_S),
-            paths: Population::new(PATHS_USUAL, WINDOW_S),
+            bytes: Population::new(BYTES_USUAL, 1.2, WINDOW_S),
+            paths: Population::new(PATHS_USUAL, 1.2, WINDOW_S),
         }
     }
 }
 
-/// Looks at a call.
+/// Looks at a call to a route whose responses usually have so many bytes; 0: nobody knows.
 pub(crate) fn observe(
     call: &Call<'_>,
+    response_usual: f32,
     client: &mut PerClient,
     common: &mut Common,
     desk: &mut Desk<'_>,
@@ -73,10 +80,12 @@ pub(crate) fn observe(
         .http_response_body_size
         .filter(|bytes| *bytes > 0)
     {
+        let mut bytes = bytes as f32;
+        if response_usual > 0.0 {
+            bytes = bytes.min((RESPONSE_MAX * response_usual).max(RESPONSE_BYTES));
+        }
         look(
-            common
-                .bytes
-                .add(&mut client.bytes, bytes as f32, call.now_s),
+            common.bytes.add(&mut client.bytes, bytes, call.now_s),
             "bytes",
         );
     }
@@ -84,9 +93,10 @@ pub(crate) fn observe(
         client.window = window;
         client.seen = Distinct::default();
     }
-    if client.seen.add(call.path) {
+    let new = client.seen.add(call.path);
+    if new > 0.0 {
         look(
-            common.paths.add(&mut client.paths, 1.0, call.now_s),
+            common.paths.add(&mut client.paths, new, call.now_s),
             "different things",
         );
     }

@@ -41,6 +41,7 @@ pub(crate) struct Shift {
     since_s: u32,
     skipped: u32,
     began_s: u32,
+    usual: f32,
 }
 
 /// What a point amounts to.
@@ -67,7 +68,13 @@ impl Shift {
             since_s: 0,
             skipped: 0,
             began_s: 0,
+            usual: 0.0,
         }
+    }
+
+    /// The median of points, as of the last one; 0 where not enough is known.
+    pub(crate) fn usual(&self) -> f32 {
+        self.usual
     }
 
     /// Adds one call's value. `floor`: what is smaller counts as this much, for it does not matter. Gives
@@ -112,10 +119,11 @@ impl Shift {
             self.skipped = 0;
             self.points.learn(point);
         }
+        self.usual = self.points.quantile(0.5);
         Some(Shifted {
             tail,
             value: point,
-            usual: self.points.quantile(0.5),
+            usual: self.usual,
             since_s: self.began_s,
         })
     }

@@ -31,7 +31,7 @@ pub(crate) struct Common(Population);
 
 impl Default for Common {
     fn default() -> Self {
-        Self(Population::new(ADDRESSES_USUAL, WINDOW_S))
+        Self(Population::new(ADDRESSES_USUAL, 0.9, WINDOW_S))
     }
 }
 
@@ -51,10 +51,11 @@ pub(crate) fn observe(
         consumer.window = window;
         consumer.addresses = Distinct::default();
     }
-    if !consumer.addresses.add(call.client_key) {
+    let new = consumer.addresses.add(call.client_key);
+    if new == 0.0 {
         return;
     }
-    if let Some(amount) = population.add(&mut consumer.habit, 1.0, call.now_s) {
+    if let Some(amount) = population.add(&mut consumer.habit, new, call.now_s) {
         desk.look(Detector::TokenSharing, amount.tail, || Found {
             subject: Subject::Consumer(name.into()),
             observed: amount.total,

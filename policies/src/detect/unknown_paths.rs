@@ -66,7 +66,7 @@ pub(crate) fn observe(
         if client.missing.is_full() {
             client.missing = Distinct::default();
         }
-        if !client.missing.add(call.path) {
+        if client.missing.add(call.path) == 0.0 {
             return;
         }
     }
