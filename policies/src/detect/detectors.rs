@@ -96,6 +96,16 @@ struct Consumer {
 }
 
 impl Detectors {
+    /// Bytes that a client, a route and a consumer take, the index of their table included.
+    pub const BYTES_PER_KEY: [(&'static str, usize); 3] = [
+        ("client", size_of::<Client>() + Table::<Client>::INDEX_BYTES),
+        ("route", size_of::<Route>() + Table::<Route>::INDEX_BYTES),
+        (
+            "consumer",
+            size_of::<Consumer>() + Table::<Consumer>::INDEX_BYTES,
+        ),
+    ];
+
     /// Nothing learned yet.
     pub fn new(bounds: Bounds) -> Self {
         Self {

@@ -41,6 +41,9 @@ pub(crate) struct Table<V> {
 }
 
 impl<V: Default> Table<V> {
+    /// Bytes that a key takes beside its value.
+    pub(crate) const INDEX_BYTES: usize = size_of::<Entry>();
+
     /// Room for at least `keys_max` keys. The count of one that does not come halves in `half_life_s`.
     pub(crate) fn new(keys_max: usize, half_life_s: u32) -> Self {
         let buckets = keys_max.div_ceil(BUCKET).next_power_of_two();
@@ -64,25 +67,26 @@ impl<V: Default> Table<V> {
             let halves = now_s.saturating_sub(entry.seen_s) / half_life_s;
             entry.count.checked_shr(halves).unwrap_or(0)
         };
+        for bucket in of_key {
+            for entry in &mut self.buckets[bucket] {
+                if entry.key == key && entry.value != 0 {
+                    entry.count = (count_of(entry) + 1).min(COUNT_MAX);
+                    entry.seen_s = now_s;
+                    return self.values.get_mut(entry.value as usize - 1);
+                }
+            }
+        }
         let mut least = (0, 0);
         let mut least_count = u32::MAX;
-        let places = of_key
-            .into_iter()
-            .flat_map(|bucket| (0..BUCKET).map(move |at| (bucket, at)));
-        for (bucket, at) in places {
-            let entry = &mut self.buckets[bucket][at];
-            if entry.key == key && entry.value != 0 {
-                entry.count = (count_of(entry) + 1).min(COUNT_MAX);
-                entry.seen_s = now_s;
-                return self.values.get_mut(entry.value as usize - 1);
-            }
-            let count = if entry.value == 0 {
-                0
-            } else {
-                count_of(entry).max(1)
-            };
-            if count < least_count {
-                (least, least_count) = ((bucket, at), count);
+        for bucket in of_key {
+            for (at, entry) in self.buckets[bucket].iter().enumerate() {
+                let count = match entry.value {
+                    0 => 0,
+                    _ => count_of(entry).max(1),
+                };
+                if count < least_count {
+                    (least, least_count) = ((bucket, at), count);
+                }
             }
         }
         let entry = &mut self.buckets[least.0][least.1];
