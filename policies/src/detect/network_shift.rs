@@ -7,7 +7,8 @@
 //!
 //! **Constants.** A shifted network loses four times what it did and at least [`LOSS_MIN`]. The round trip
 //! has shifted where it is three times ([`RTT_FACTOR`]) its mean and at least [`RTT_MIN_US`] longer. Nothing is
-//! said of a client in its first [`CALLS_MIN`] calls, and the mean follows slowly while it is above.
+//! said of a client in its first [`CALLS_MIN`] calls, and its means follow slowly while
+//! evidence gathers.
 //!
 //! **When it is wrong.** A client that walks from one network into a worse one and keeps its address.
 
@@ -27,6 +28,7 @@ const CALLS_MIN: u16 = 30;
 const MEMORY_S: f32 = 300.0;
 const CALL_MAX: f32 = 2.5;
 const LEARN: f32 = 0.02;
+const SLOW_BELOW: f64 = 0.05;
 
 /// Of one client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,69 +40,75 @@ pub(crate) struct PerClient {
     delayed: Evidence,
 }
 
+impl PerClient {
+    /// How far a mean follows: at once at first, and slowly while evidence gathers.
+    fn step(&self, tail: f64) -> f32 {
+        match self.calls {
+            calls @ ..=CALLS_MIN => 1.0 / f32::from(calls),
+            _ if tail < SLOW_BELOW => LEARN / 10.0,
+            _ => LEARN,
+        }
+    }
+}
+
 /// Looks at a call.
 pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'_>) {
     let tcp = &call.record.client;
-    let known = client.calls >= CALLS_MIN;
     client.calls = client.calls.saturating_add(1);
+    let known = client.calls > CALLS_MIN;
     if let (Some(resent), Some(segments)) = (tcp.tcp_retransmits, tcp.wire_segments_out) {
         let segments = segments.max(1) as f32;
         let resent = (resent as f32).min(segments);
         let share = resent / segments;
         let usual = client.loss.max(LOSS_USUAL_MIN);
-        let shifted = (4.0 * usual).clamp(LOSS_MIN, 0.6).max(usual * 1.5).min(0.9);
-        let ratio = resent * log_ratio(true, shifted, usual)
-            + (segments - resent) * log_ratio(false, shifted, usual);
-        let step = if ratio > 0.0 && known {
-            LEARN / 4.0
-        } else {
-            LEARN
-        };
-        client.loss += (share - client.loss) * step.max(1.0 / f32::from(client.calls.min(50)));
+        let mut tail = 1.0;
         if known {
-            let tail = client.lost.add(ratio.min(CALL_MAX), call.now_s, MEMORY_S);
-            if resent > 0.0 {
-                desk.look(Detector::NetworkShift, tail, || Found {
-                    subject: Subject::Client(call.client),
-                    observed: f64::from(share),
-                    usual: f64::from(usual),
-                    summary: format!(
-                        "{:.0} % of the segments to {} are sent again; for it {:.1} % are usual",
-                        share * 100.0,
-                        Subject::Client(call.client),
-                        usual * 100.0
-                    ),
-                    since_s: call.now_s,
-                    source: None,
-                });
-            }
+            let shifted = (4.0 * usual).clamp(LOSS_MIN, 0.6).max(usual * 1.5).min(0.9);
+            let ratio = resent * log_ratio(true, shifted, usual)
+                + (segments - resent) * log_ratio(false, shifted, usual);
+            tail = client.lost.add(ratio.min(CALL_MAX), call.now_s, MEMORY_S);
+        }
+        client.loss += (share - client.loss) * client.step(tail);
+        if known && resent > 0.0 {
+            desk.look(Detector::NetworkShift, tail, || Found {
+                subject: Subject::Client(call.client),
+                observed: f64::from(share),
+                usual: f64::from(usual),
+                summary: format!(
+                    "{:.0} % of the segments of a response to {} were sent again; for it {:.1} % are usual",
+                    share * 100.0,
+                    Subject::Client(call.client),
+                    usual * 100.0
+                ),
+                since_s: call.now_s,
+                source: None,
+            });
         }
     }
     if let Some(rtt_us) = tcp.tcp_rtt_us {
         let rtt_us = rtt_us.max(1) as f32;
         let usual_us = client.rtt_ln.exp();
         let longer = known && rtt_us > RTT_FACTOR * usual_us && rtt_us - usual_us > RTT_MIN_US;
-        let step = if longer { LEARN / 4.0 } else { LEARN };
-        client.rtt_ln +=
-            (rtt_us.ln() - client.rtt_ln) * step.max(1.0 / f32::from(client.calls.min(50)));
+        let mut tail = 1.0;
         if known {
             let ratio = log_ratio(longer, RTT_ATTACK, RTT_USUAL);
-            let tail = client.delayed.add(ratio, call.now_s, MEMORY_S);
-            if longer {
-                desk.look(Detector::NetworkShift, tail, || Found {
-                    subject: Subject::Client(call.client),
-                    observed: f64::from(rtt_us),
-                    usual: f64::from(usual_us),
-                    summary: format!(
-                        "the round trip to {} takes {:.0} ms; for it {:.1} ms are usual",
-                        Subject::Client(call.client),
-                        rtt_us / 1e3,
-                        usual_us / 1e3
-                    ),
-                    since_s: call.now_s,
-                    source: None,
-                });
-            }
+            tail = client.delayed.add(ratio, call.now_s, MEMORY_S);
+        }
+        client.rtt_ln += (rtt_us.ln() - client.rtt_ln) * client.step(tail);
+        if longer {
+            desk.look(Detector::NetworkShift, tail, || Found {
+                subject: Subject::Client(call.client),
+                observed: f64::from(rtt_us),
+                usual: f64::from(usual_us),
+                summary: format!(
+                    "the round trip to {} takes {:.0} ms; for it {:.1} ms are usual",
+                    Subject::Client(call.client),
+                    rtt_us / 1e3,
+                    usual_us / 1e3
+                ),
+                since_s: call.now_s,
+                source: None,
+            });
         }
     }
 }
