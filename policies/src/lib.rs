@@ -3,11 +3,14 @@
 //!
 //! Three doors: [`admit`] decides before a call is forwarded, [`review`] when its record is finished,
 //! [`watch`] while connections live. The last two pass everything through as yet. [`expression`] is
-//! the language that rules are written in.
+//! the language that rules are written in; [`addresses`] are lists of those who do not even get to a
+//! door, by [`network`].
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod admit;
 pub mod expression;
+pub mod network;
 
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{Counters, SocketCookie};

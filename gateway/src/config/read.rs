@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::Selection;
+use calltap_policies::network::{BadNetwork, Network};
 
 use super::error::did_you_mean;
 use super::files;
@@ -937,20 +938,11 @@ fn proxy(mut section: Section<'_>) -> Option<ProxyConfig> {
     })
 }
 
-fn network(field: Field<'_>) -> Option<Network> {
+pub(super) fn network(field: Field<'_>) -> Option<Network> {
     let text = field.text()?;
-    let error = match Network::parse(text) {
-        Ok(network) => return Some(network),
-        Err(error) => error,
-    };
-    let remedy = match error {
-        NetworkError::HostBits { network } => format!("did you mean \"{network}\"?"),
-        NetworkError::Address | NetworkError::Prefix { .. } => {
-            "write 10.0.0.0/8, fd00::/8 or one address".to_owned()
-        }
-    };
-    field.wrong(format!("{text:?}: {error}"), remedy);
-    None
+    text.parse()
+        .map_err(|why: BadNetwork| field.wrong(format!("{text:?}: {why}"), why.remedy()))
+        .ok()
 }
 
 /// Pingora's parser refuses longer ones itself, before anybody could answer 414 or 431.

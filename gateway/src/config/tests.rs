@@ -438,30 +438,6 @@ on_error = "deny"
 }
 
 #[test]
-fn networks_hold_the_addresses_they_say() {
-    for (network, address, inside) in [
-        ("10.0.0.0/8", "10.255.0.1", true),
-        ("10.0.0.0/8", "11.0.0.1", false),
-        ("10.0.0.0/8", "::ffff:10.0.0.1", true),
-        ("0.0.0.0/0", "203.0.113.9", true),
-        ("0.0.0.0/0", "::1", false),
-        ("::/0", "::1", true),
-        ("::/0", "10.0.0.1", false),
-        ("fd00::/8", "fdff::1", true),
-        ("fd00::/8", "fe00::1", false),
-        ("192.0.2.7", "192.0.2.7", true),
-        ("192.0.2.7", "192.0.2.6", false),
-    ] {
-        let network = Network::parse(network).unwrap();
-        assert_eq!(
-            network.contains(address.parse().unwrap()),
-            inside,
-            "{network} {address}"
-        );
-    }
-}
-
-#[test]
 fn defaults_file_is_what_an_empty_file_means() {
     let overrides = flags("127.0.0.1:1", "127.0.0.1:2");
     let empty = parse("a", "", &overrides).unwrap();
