@@ -40,9 +40,9 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let settle = section.read("settle", settle);
     let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
     let consumer = section.read("consumer", consumer);
-    let policies = section.read("policies", policies);
     let shutdown = section.read("shutdown", shutdown);
     let proxy = section.read("proxy", proxy);
+    let policies = section.read("policies", |section| policies(section, proxy.as_ref()));
     let workers = section
         .key("workers")
         .and_then(|field| field.count::<usize>(0..=1024));
@@ -58,6 +58,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         section.lacks("routes", "there is no route", remedy);
     }
     section.finish();
+    let (policies, denials) = policies.unzip();
     Some(Config {
         listeners: listeners?,
         routes: routes?,
@@ -68,6 +69,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         admin: admin?,
         consumer: consumer?,
         policies: policies?,
+        denials: denials?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,

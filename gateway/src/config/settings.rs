@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calltap_correlate::record::Selection;
+use calltap_policies::addresses::{List, Never};
 use calltap_policies::admit::Rules;
 use calltap_policies::network::Network;
 use http::HeaderName;
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) consumer: ConsumerConfig,
     /// Rules about calls before they are forwarded.
     pub(crate) policies: Rules,
+    /// Who is denied before there is a call.
+    pub(crate) denials: DenialsConfig,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.
@@ -303,6 +306,18 @@ pub(crate) enum ConsumerSource {
     MtlsIssuer,
     /// The client certificate's SHA-256.
     MtlsSha256,
+}
+
+/// Who is denied, by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DenialsConfig {
+    /// Each with a name of its own; together no more different networks than `max`.
+    pub(crate) lists: Arc<[List]>,
+    /// Who may never be denied, as far as the configuration knows addresses: upstreams are not among
+    /// them.
+    pub(crate) never: Vec<Never>,
+    /// How many networks may be denied at a time.
+    pub(crate) max: usize,
 }
 
 /// How calltap ends.

@@ -217,7 +217,11 @@ pub struct Denied {
 
 impl Denied {
     /// What these lists come to now. `never` stands over all of them.
-    pub fn by(lists: &[List], never: &[Never], now: Timestamp) -> Self {
+    pub fn by<'l>(
+        lists: impl IntoIterator<Item = &'l List>,
+        never: &[Never],
+        now: Timestamp,
+    ) -> Self {
         let mut denied = Self::default();
         let mut nevers = Prefixes::default();
         for one in never {
