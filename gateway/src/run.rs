@@ -21,7 +21,7 @@ use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alerts, Terms};
 use calltap_policies::detect::Detectors;
-use calltap_policies::review::Review;
+use calltap_policies::review::{Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
@@ -41,7 +41,6 @@ use crate::admin::{self, CallMetrics, Feed, LiveConnection, Recent, TapStatus};
 use crate::cli::RunArgs;
 use crate::clock::now_ns;
 use crate::config::{self, Config, ConfigError, Overrides, RecordsPath, TapConfig, TapMode};
-use crate::identity::redact::Secrets;
 use crate::pipeline::{Entrance, Outlet, Pipeline};
 use crate::proxy::{Gateway, Setup};
 use crate::server::{self, Listener, Live, Shared};
@@ -563,7 +562,7 @@ impl Setup {
                 .map(|error| format!("{:#}", anyhow::Error::from(error)));
             anyhow!(errors.collect::<Vec<_>>().join("; "))
         })?;
-        let secrets = Secrets::new(config.records.redact.iter().map(String::as_str));
+        let secrets = Secrets::usual_and(config.records.redact.iter().map(String::as_str));
         Ok(Self {
             config,
             upstreams,
