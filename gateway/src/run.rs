@@ -21,7 +21,7 @@ use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alerts, Terms};
 use calltap_policies::detect::{Bounds, Detectors};
-use calltap_policies::review::Review;
+use calltap_policies::review::{Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::Tap;
 use dashmap::DashMap;
@@ -42,7 +42,6 @@ use crate::cli::RunArgs;
 use crate::clock::now_ns;
 use crate::config::{self, Config, ConfigError, Overrides, RecordsPath, TapMode};
 use crate::denials::Denials;
-use crate::identity::redact::Secrets;
 use crate::pipeline::{Entrance, Outlet, Pipeline};
 use crate::proxy::{Gateway, Setup};
 use crate::server::{self, Listener, Live, Shared};
@@ -580,7 +579,7 @@ impl Setup {
                 .map(|error| format!("{:#}", anyhow::Error::from(error)));
             anyhow!(errors.collect::<Vec<_>>().join("; "))
         })?;
-        let secrets = Secrets::new(config.records.redact.iter().map(String::as_str));
+        let secrets = Secrets::usual_and(config.records.redact.iter().map(String::as_str));
         Ok(Self {
             config,
             upstreams,

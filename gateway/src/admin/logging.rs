@@ -14,11 +14,11 @@ use axum::response::{IntoResponse, Response};
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::{CallRecord, free_key};
 use calltap_correlate::socket::SocketCookie;
+use calltap_policies::review::{REDACTED, Secrets};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::json;
 
 use crate::identity;
-use crate::identity::redact::{REDACTED, Secrets};
 
 use super::recent::Recent;
 use super::{Api, LiveConnection, Refusal, read_body};

@@ -34,12 +34,12 @@ use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::Selection;
 use calltap_correlate::socket::SocketCookie;
 use calltap_policies::admit::Count;
+use calltap_policies::review::Secrets;
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::account::Account;
 use crate::denials::Denials;
-use crate::identity::redact::Secrets;
 use crate::sink::json_lines::Observer;
 use crate::upstream::UpstreamsState;
 

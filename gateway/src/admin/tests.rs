@@ -127,7 +127,7 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
             visible: Selection::all(),
-            secrets: Secrets::new(["voucher"]),
+            secrets: Secrets::usual_and(["voucher"]),
             instance: "test".into(),
         })
         .expect("a thread");
