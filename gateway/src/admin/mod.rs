@@ -17,6 +17,7 @@ mod openapi;
 mod recent;
 mod serve;
 mod status;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -116,7 +117,7 @@ struct Inner {
     secrets: Secrets,
     instance: Arc<str>,
     guard: Guard,
-    streams: calls::Streams,
+    streams: stream::Streams,
     started: Instant,
     /// Seconds since 1970.
     started_unix_s: f64,
@@ -162,7 +163,7 @@ fn endpoints() -> &'static [Endpoint] {
             method: Method::GET,
             path: "/api/v1/calls/stream",
             open: false,
-            handler: || get(calls::stream),
+            handler: || get(calls::live),
             describe: openapi::stream,
         },
         Endpoint {

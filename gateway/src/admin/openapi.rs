@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use calltap_correlate::record::json_schema;
 use serde_json::{Map, Value, json};
 
-use super::{Endpoint, calls, endpoints, filter, logging};
+use super::{Endpoint, calls, endpoints, filter, logging, stream};
 
 /// What is said about one endpoint.
 pub(super) struct Operation {
@@ -378,7 +378,7 @@ pub(super) fn stream() -> Operation {
         summary: "Records as they come, as server-sent events",
         description: format!(
             "Each event's data is one record, its id the record's uid. An event `dropped` with {{\"dropped\": n}} says that n records were not shown because the reader was slow. At most {} streams at a time.",
-            calls::STREAMS_MAX
+            stream::STREAMS_MAX
         ),
         parameters,
         body: None,

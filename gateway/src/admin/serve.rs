@@ -16,7 +16,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, watch};
 
 use super::guard::{Guard, Token, is_loopback};
-use super::{Inner, Sources, calls, router};
+use super::{Inner, Sources, router, stream};
 
 /// Connections at a time; further ones wait until one ends.
 const CONNECTIONS_MAX: usize = 128;
@@ -127,7 +127,7 @@ impl Bound {
             secrets,
             instance,
             guard,
-            streams: calls::Streams::default(),
+            streams: stream::Streams::default(),
             started: Instant::now(),
             started_unix_s: since_1970.unwrap_or_default().as_secs_f64(),
             ending: ending.clone(),

@@ -807,7 +807,7 @@ fn a_slow_reader_is_told_what_it_missed() {
 #[test]
 fn streams_have_a_bound_and_end_with_the_api() {
     let server = serve();
-    let mut streams: Vec<Events> = (0..calls::STREAMS_MAX)
+    let mut streams: Vec<Events> = (0..stream::STREAMS_MAX)
         .map(|_| Events::open(&server, "", ""))
         .collect();
     assert_eq!(server.get("/api/v1/calls/stream").status, 503);
