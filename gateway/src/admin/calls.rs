@@ -91,7 +91,7 @@ pub(super) async fn live(
 
     let ring = Arc::clone(&api.recent);
     let shown = Arc::clone(&api);
-    stream::respond(&api, ring, next, move |_, record: &CallRecord, out| {
+    stream::respond(&api, ring, next, move |record: &CallRecord, out| {
         if filter.wants(record) {
             event(record, &shown.visible, out);
         }

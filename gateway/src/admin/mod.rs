@@ -5,9 +5,10 @@
 //! its own runtime, so that nothing asked here can hold up a call.
 //!
 //! In reading order: [`serve`] listens, [`guard`] decides who may ask, the handlers are in
-//! [`status`], [`logging`] and [`calls`]; [`recent`] and [`metrics`] keep what they tell,
+//! [`status`], [`logging`], [`calls`] and [`alerts`]; [`recent`] and [`metrics`] keep what they tell,
 //! [`openapi`] describes it all.
 
+mod alerts;
 mod calls;
 mod filter;
 mod guard;
@@ -38,6 +39,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::alerts::{Board, Tally};
 use crate::identity::redact::Secrets;
 use crate::sink::json_lines::Observer;
 use crate::upstream::UpstreamsState;
@@ -96,6 +98,10 @@ pub(crate) struct Sources {
     pub(crate) recent: Arc<Recent>,
     /// What calls add up to.
     pub(crate) metrics: Arc<CallMetrics>,
+    /// What alerts there are.
+    pub(crate) board: Arc<Board>,
+    /// Where they are sent, and how that fares.
+    pub(crate) destinations: Arc<[Arc<Tally>]>,
     /// The fields that may be shown.
     pub(crate) visible: Selection,
     /// Names of details whose values are hidden.
@@ -113,6 +119,8 @@ struct Inner {
     sink: Observer,
     recent: Arc<Recent>,
     metrics: Arc<CallMetrics>,
+    board: Arc<Board>,
+    destinations: Arc<[Arc<Tally>]>,
     visible: Selection,
     secrets: Secrets,
     instance: Arc<str>,
@@ -172,6 +180,27 @@ fn endpoints() -> &'static [Endpoint] {
             open: false,
             handler: || get(calls::one),
             describe: openapi::call,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts",
+            open: false,
+            handler: || get(alerts::list),
+            describe: openapi::alerts,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/stream",
+            open: false,
+            handler: || get(alerts::live),
+            describe: openapi::alert_stream,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/{id}",
+            open: false,
+            handler: || get(alerts::one),
+            describe: openapi::alert,
         },
         Endpoint {
             method: Method::GET,

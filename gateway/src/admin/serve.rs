@@ -98,6 +98,12 @@ impl Bound {
         self.address
     }
 
+    /// Where it is reached, unless that depends on who asks.
+    pub(crate) fn url(&self) -> Option<String> {
+        let address = self.address;
+        (!address.ip().is_unspecified()).then(|| format!("http://{address}"))
+    }
+
     /// Begins to answer, on a thread of its own.
     pub(crate) fn start(self, sources: Sources) -> Result<Running, AdminError> {
         let Self {
@@ -111,6 +117,8 @@ impl Bound {
             sink,
             recent,
             metrics,
+            board,
+            destinations,
             visible,
             secrets,
             instance,
@@ -123,6 +131,8 @@ impl Bound {
             sink,
             recent,
             metrics,
+            board,
+            destinations,
             visible,
             secrets,
             instance,

@@ -52,13 +52,13 @@ impl Streams {
     }
 }
 
-/// Answers with what `ring` has from the number `next` on. `show` gets each with its number, and writes
-/// its event, or nothing.
+/// Answers with what `ring` has from the number `next` on. `show` writes the event of each, or
+/// nothing.
 pub(super) fn respond<T: Send + Sync + 'static>(
     api: &Api,
     ring: Arc<Recent<T>>,
     next: u64,
-    show: impl FnMut(u64, &T, &mut Vec<u8>) + Send + 'static,
+    show: impl FnMut(&T, &mut Vec<u8>) + Send + 'static,
 ) -> Result<Response, Refusal> {
     let place = Arc::clone(&api.streams.places).try_acquire_owned();
     let place = place.map_err(|_| {
@@ -94,7 +94,7 @@ struct Stream<T, F> {
     _place: OwnedSemaphorePermit,
 }
 
-impl<T, F: FnMut(u64, &T, &mut Vec<u8>)> Stream<T, F> {
+impl<T, F: FnMut(&T, &mut Vec<u8>)> Stream<T, F> {
     /// Ends when the reader is gone or the API ends.
     async fn run(mut self) {
         let mut ending = self.api.ending.clone();
@@ -129,7 +129,7 @@ impl<T, F: FnMut(u64, &T, &mut Vec<u8>)> Stream<T, F> {
             }
             for (number, item) in items {
                 self.next = number + 1;
-                (self.show)(number, &item, &mut out);
+                (self.show)(&item, &mut out);
                 if out.len() >= PIECE_BYTES {
                     break;
                 }

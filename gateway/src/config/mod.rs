@@ -2,9 +2,10 @@
 //! `run` over both, read into types that cannot be wrong.
 //!
 //! Reports every mistake of a file at once, each with its line and what to do. Opens no socket and
-//! starts nothing; the only files it reads are the configuration and the PEM files and the token it
+//! starts nothing; the only files it reads are the configuration and the PEM files, tokens and secrets it
 //! names.
 
+mod alerts;
 mod error;
 mod files;
 mod policies;
@@ -127,6 +128,13 @@ impl Summary {
         for count in config.policies.counts() {
             let dry_run = if count.dry_run { ", a dry run" } else { "" };
             lines.push(format!("rule {}: {}{dry_run}", count.rule, count.action));
+        }
+        for webhook in &config.alerts.webhooks {
+            let Destination { name, url, .. } = &webhook.destination;
+            lines.push(format!("alerts go to webhook {name} at {}", url.origin()));
+        }
+        for peer in &config.alerts.alertmanager.peers {
+            lines.push(format!("alerts go to {}", peer.name));
         }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),
