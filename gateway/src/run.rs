@@ -24,6 +24,7 @@ use calltap_policies::detect::Detectors;
 use calltap_policies::review::Review;
 use calltap_policies::watch::Watch;
 use calltap_tap::{Tap, TapOptions};
+use crossbeam_queue::ArrayQueue;
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
@@ -231,9 +232,10 @@ impl Calltap {
         let shared = Arc::new(Shared {
             limits: config.limits,
             connections: config.records.connections,
-            registry: DashMap::new(),
+            registry: DashMap::with_shard_amount(server::REGISTRY_SHARDS),
             entrance: Arc::clone(&entrance),
             live: Live::default(),
+            closed: ArrayQueue::new(server::CLOSED_MAX),
             hooks: Arc::new(connect_hooks(&tap)),
             draining: AtomicBool::new(false),
             tap,
@@ -254,6 +256,10 @@ impl Calltap {
                 unsettled_max: config.settle.unsettled_max,
             },
             connections_per_s_max: config.records.connections_per_s_max,
+            interim_ns: config
+                .records
+                .interim
+                .map_or(u64::MAX, |interim| interim.as_nanos() as u64),
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
             policies: Policies {

@@ -12,6 +12,7 @@ mod identity;
 mod load;
 mod policies;
 mod process;
+mod progress;
 mod protocols;
 mod strict;
 mod tap_modes;
