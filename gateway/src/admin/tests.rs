@@ -594,7 +594,16 @@ fn an_entry_is_attached_only_to_exactly_one() {
     };
     let mut to_upstream = of_connection(with_id(5, "r5"), 5, "192.0.2.5:1005");
     to_upstream.upstream.socket_cookie = SocketCookie::new(50);
+    let open = |n, of: u128, id: &str| CallRecord {
+        kind: Kind::Progress,
+        attached_to: Some(Uuid::from_u128(of).to_string()),
+        ..with_id(n, id)
+    };
     server.feed([
+        // Told of twice while it was open, and is not over; once, and then it was.
+        open(30, 32, "open"),
+        open(31, 32, "open"),
+        open(33, 10, "r1"),
         of_connection(with_id(10, "r1"), 1, "192.0.2.1:1001"),
         of_connection(with_id(11, "twice"), 1, "192.0.2.1:1001"),
         of_connection(with_id(12, "twice"), 4, "192.0.2.4:1004"),
@@ -610,6 +619,7 @@ fn an_entry_is_attached_only_to_exactly_one() {
         (r#""cookie": 99"#, None, Some(0)),
         (r#""cookie": "one""#, None, Some(0)),
         (r#""request_id": "r1""#, Some(uid(10)), None),
+        (r#""request_id": "open""#, Some(uid(32)), None),
         (r#""request_id": "twice""#, None, Some(2)),
         (r#""request_id": "twice", "cookie": 4"#, Some(uid(12)), None),
         (

@@ -205,6 +205,8 @@ pub(crate) struct RecordsConfig {
     pub(crate) connections: Connections,
     /// At most so many records of such connections a second.
     pub(crate) connections_per_s_max: u32,
+    /// How often a call that stays open leaves a record; `None`: never.
+    pub(crate) interim: Option<Duration>,
     /// Records that may wait for the disk.
     pub(crate) queue_max: usize,
 }
