@@ -26,8 +26,8 @@ pub const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 1
 /// Attackers' hosts; each has one attack under way at a time.
 pub const FOES: usize = 2;
 
-/// Phones lose so much of what they send and are sent, and are so far away.
-const PHONE_WEATHER: [&str; 6] = ["delay", "60ms", "20ms", "25%", "loss", "1.5%"];
+/// Of a thousand packets that a phone sends or is sent, so many are lost.
+const PHONES_LOSE: u32 = 15;
 
 /// The device of a host, and of the gateway towards the upstream.
 const OWN: &str = "own";
@@ -137,16 +137,12 @@ impl Arena {
             "via",
             "198.18.0.10",
         ])?;
-        arena.phones.tc(&[
-            &["qdisc", "add", "dev", OWN, "root", "netem"][..],
-            &PHONE_WEATHER,
-        ]
-        .concat())?;
+        // A cell that many share: what is sent to one phone waits behind what is sent to another.
         gateway.tc(&[
-            &["qdisc", "add", "dev", "phones", "root", "netem"][..],
-            &PHONE_WEATHER,
-        ]
-        .concat())?;
+            "qdisc", "add", "dev", "phones", "root", "tbf", "rate", "16mbit", "burst", "32k",
+            "latency", "150ms",
+        ])?;
+        arena.phones.nft(&phone_weather())?;
 
         gateway.join("back", &arena.upstream, OWN)?;
         for (host, device, address) in [
@@ -211,6 +207,14 @@ impl Arena {
     pub fn gather(&self, which: usize) -> anyhow::Result<()> {
         self.foes[which].nft("table ip scatter { }; delete table ip scatter;")
     }
+}
+
+fn phone_weather() -> String {
+    let drop = format!("numgen random mod 1000 < {PHONES_LOSE} drop;");
+    format!(
+        "table ip weather {{ chain up {{ type filter hook output priority 0; {drop} }}; \
+         chain down {{ type filter hook input priority 0; {drop} }}; }};"
+    )
 }
 
 #[cfg(test)]

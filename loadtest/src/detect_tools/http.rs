@@ -60,6 +60,8 @@ pub struct Connection {
     stream: TcpStream,
     /// Read and not used yet.
     rest: Vec<u8>,
+    /// The server said that it would close.
+    is_over: bool,
 }
 
 /// The head of a request, as a server sees it, and the length of its body.
@@ -98,7 +100,13 @@ impl Connection {
         Self {
             stream,
             rest: Vec::new(),
+            is_over: false,
         }
+    }
+
+    /// Whether no further call can follow.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Sends a request and reads the whole answer. The status.
@@ -181,7 +189,12 @@ impl Connection {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Response::new(&mut headers);
         parsed.parse(&head).map_err(io::Error::other)?;
-        let length = length(&owned(parsed.headers))?;
+        let headers = owned(parsed.headers);
+        let length = length(&headers)?;
+        let close = |(name, value): &(String, String)| {
+            name == "connection" && value.eq_ignore_ascii_case("close")
+        };
+        self.is_over = headers.iter().any(close);
         Ok((parsed.code.unwrap_or_default(), length))
     }
 

@@ -568,10 +568,11 @@ fn spray(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
 
 fn directories(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     let attack = drawing.single();
-    let (count, threads, delay) =
-        drawing
-            .intensity
-            .of((60, "1", "250ms"), (600, "4", "60ms"), (3_000, "20", "0ms"));
+    let (count, threads, delay) = drawing.intensity.of(
+        (60, "1", "250ms"),
+        (600, "4", "60ms"),
+        (3_000, "20", "40ms"),
+    );
     let list = drawing.words(count);
     let list = drawing.file("words", list.into_iter())?;
     let url = url(attack.ports[0], "/");

@@ -252,8 +252,9 @@ impl Line {
         if self.open.is_none() {
             self.open = Connection::open(self.source, self.to).await.ok();
         }
-        let status = self.open.as_mut()?.call(request).await;
-        if status.is_err() {
+        let open = self.open.as_mut()?;
+        let status = open.call(request).await;
+        if status.is_err() || open.is_over() {
             self.open = None;
         }
         status.ok()

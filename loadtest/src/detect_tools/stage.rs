@@ -261,7 +261,7 @@ fn lanes<'a>(wanted: &Wanted<'a>, seed: u64) -> Vec<Vec<(&'a Kind, Intensity)>> 
 }
 
 fn look(gateway: &Gateway, watcher: &mut Watcher) -> anyhow::Result<Vec<Sighting>> {
-    watcher.look(&alerts::listed(gateway.admin("/api/v1/alerts")?)?)
+    watcher.look(&alerts::listed(gateway.admin("/api/v1/alerts?limit=1000")?)?)
 }
 
 /// When it began, when it was over, how it ended.
