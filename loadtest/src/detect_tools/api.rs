@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `POST /login` | 200 for the right password, which is the user's name backwards, else 401 |
 //! | `GET /account` | the same with Basic authentication |
+//! | `GET /products`, `GET /products/{id}`, `GET /prices` | 200 to everybody |
+//! | `POST /cart` | 201 |
 //! | `GET /orders`, `POST /orders` | a page of the list; 201 |
 //! | `GET /orders/{id}` | 200 to the owner, 403 to others, 404 where there is none |
 //! | `GET /search`, `POST /files` | 200, 201 |
@@ -26,9 +28,13 @@ use super::http::{Asked, Connection};
 use super::life::Life;
 
 /// Name, template and method of each route; several share a template.
-pub const ROUTES: [(&str, &str, &str); 10] = [
+pub const ROUTES: [(&str, &str, &str); 14] = [
     ("login", "/login", "POST"),
     ("account", "/account", "GET"),
+    ("list-products", "/products", "GET"),
+    ("get-product", "/products/{id}", "GET"),
+    ("fill-cart", "/cart", "POST"),
+    ("prices", "/prices", "GET"),
     ("list-orders", "/orders", "GET"),
     ("make-order", "/orders", "POST"),
     ("get-order", "/orders/{id}", "GET"),
@@ -235,6 +241,10 @@ impl Plan {
                     ..plan("/account", 401, 18.0, 0.0, 4.0)
                 },
             },
+            ("", "products") => plan("/products", 200, 4_000.0, 0.3, 7.0),
+            ("/products", _) => plan("/products/{id}", 200, 1_500.0, 0.4, 4.0),
+            ("", "cart") => plan("/cart", 201, 300.0, 0.2, 9.0),
+            ("", "prices") => plan("/prices", 200, 600.0, 0.2, 3.0),
             ("", "orders") if post => plan("/orders", 201, 120.0, 0.1, 15.0),
             ("", "orders") => plan("/orders", 200, 3_000.0, 0.3, 8.0),
             ("/orders", id) => plan("/orders/{id}", order_status(asked, id), 900.0, 0.3, 5.0),

@@ -29,8 +29,8 @@ pub const FOES: usize = 2;
 /// Of a thousand packets that a phone sends or is sent, so many are lost.
 const PHONES_LOSE: u32 = 15;
 
-/// The device of a host, and of the gateway towards the upstream.
-const OWN: &str = "own";
+/// The device of every host but the gateway's.
+pub const OWN: &str = "own";
 
 /// A range of IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

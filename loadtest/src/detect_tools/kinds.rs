@@ -144,11 +144,10 @@ pub struct Attack {
     pub unrouted: bool,
     /// Ports it is aimed at.
     pub ports: Vec<u16>,
-    /// Programs with their arguments, one after the other, over again until the time is over where
-    /// `repeats`.
-    pub commands: Vec<Vec<String>>,
-    /// Begins again after the last.
-    pub repeats: bool,
+    /// The program with its arguments; empty where the API fails by itself.
+    pub command: Vec<String>,
+    /// It begins again so long after it ended, until the time is over.
+    pub again_after: Option<Duration>,
     /// The API fails so meanwhile.
     pub fault: Option<(&'static str, Fault)>,
     /// Ended after this time.
@@ -203,8 +202,8 @@ pub const KINDS: &[Kind] = &[
         detectors: &["slow_request", "connection_churn", "client_rate", "route_rate", "injection", "novelty", "cost_share", "unknown_paths", "route_errors"], draw: range_headers },
     Kind { name: "slow read", tool: "slowhttptest", class: Class::Slow, lane: Lane::Long, shakes: false,
         detectors: &["slow_read", "slow_request", "connection_churn", "route_latency", "client_rate", "cost_share", "scraping", "route_rate"], draw: slow_read },
-    Kind { name: "password list, form", tool: "hydra", class: Class::Guessing, lane: Lane::Short, shakes: false,
-        detectors: &["auth_failures", "auth_account", "auth_spray", "client_rate", "route_errors", "route_rate", "regularity", "connection_churn"], draw: hydra_form },
+    Kind { name: "password list, form", tool: "ffuf", class: Class::Guessing, lane: Lane::Short, shakes: false,
+        detectors: &["auth_failures", "auth_account", "auth_spray", "client_rate", "route_errors", "route_rate", "regularity", "connection_churn"], draw: password_form },
     Kind { name: "password list, basic", tool: "hydra", class: Class::Guessing, lane: Lane::Short, shakes: false,
         detectors: &["auth_failures", "auth_account", "auth_spray", "client_rate", "route_errors", "route_rate", "regularity", "connection_churn"], draw: hydra_basic },
     Kind { name: "password spray", tool: "hydra", class: Class::Guessing, lane: Lane::Short, shakes: false,
@@ -449,7 +448,7 @@ fn slowhttptest(
     command.extend(words(&["-u", &url, "-p", "5"]));
     command.extend(words(mode));
     Attack {
-        commands: vec![command],
+        command,
         limit: LONG,
         ..attack
     }
@@ -495,8 +494,49 @@ fn slow_read(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     })
 }
 
-/// hydra against one account; `-c` is what a patient one does.
-fn hydra(drawing: &mut Drawing<'_>, module: &[&str]) -> anyhow::Result<Attack> {
+/// One account, many passwords. hydra's module for forms gives up on a 401, as an API answers; ffuf does
+/// not.
+fn password_form(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
+    let attack = drawing.single();
+    let (tries, threads, pause) =
+        drawing
+            .intensity
+            .of((60, "1", "0.8"), (600, "2", "0.05"), (6_000, "16", "0"));
+    let list = drawing.file("passwords", password_list(tries))?;
+    let user = format!("u{}", drawing.chance.below(200));
+    let url = url(attack.ports[0], "/login");
+    let command = words(&[
+        "ffuf",
+        "-s",
+        "-u",
+        &url,
+        "-w",
+        &list,
+        "-t",
+        threads,
+        "-p",
+        pause,
+        "-mc",
+        "200",
+        "-X",
+        "POST",
+        "-d",
+        &format!("user={user}&pass=FUZZ"),
+        "-H",
+        "Content-Type: application/x-www-form-urlencoded",
+        "-H",
+        &format!("User-Agent: {BROWSER}"),
+    ]);
+    Ok(Attack {
+        routes: vec!["/login"],
+        command,
+        limit: drawing.intensity.of(Duration::from_secs(20), SHORT, SHORT),
+        ..attack
+    })
+}
+
+/// The same of Basic authentication, by hydra; `-c` is what a patient one does.
+fn hydra_basic(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     let attack = drawing.single();
     let tries = drawing.intensity.of(60, 600, 4_000);
     let list = drawing.file("passwords", password_list(tries))?;
@@ -510,27 +550,14 @@ fn hydra(drawing: &mut Drawing<'_>, module: &[&str]) -> anyhow::Result<Attack> {
         "-s",
         &attack.ports[0].to_string(),
         &FRONT.to_string(),
+        "http-get",
+        "/account",
     ]));
-    command.extend(words(module));
-    Ok(Attack {
-        commands: vec![command],
-        limit: drawing.intensity.of(Duration::from_secs(20), SHORT, SHORT),
-        ..attack
-    })
-}
-
-fn hydra_form(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
-    let form = "/login:user=^USER^&pass=^PASS^:F=denied";
-    Ok(Attack {
-        routes: vec!["/login"],
-        ..hydra(drawing, &["http-post-form", form])?
-    })
-}
-
-fn hydra_basic(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     Ok(Attack {
         routes: vec!["/account"],
-        ..hydra(drawing, &["http-get", "/account"])?
+        command,
+        limit: drawing.intensity.of(Duration::from_secs(20), SHORT, SHORT),
+        ..attack
     })
 }
 
@@ -561,7 +588,7 @@ fn spray(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     Ok(Attack {
         sources,
         routes: vec!["/account"],
-        commands: vec![command],
+        command,
         ..attack
     })
 }
@@ -582,7 +609,7 @@ fn directories(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     ]);
     Ok(Attack {
         unrouted: true,
-        commands: vec![command],
+        command,
         ..attack
     })
 }
@@ -627,7 +654,7 @@ fn order_ids(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     Ok(Attack {
         consumers: vec![consumer],
         routes: vec!["/orders/{id}"],
-        commands: vec![command],
+        command,
         limit: drawing.intensity.of(Duration::from_secs(18), SHORT, SHORT),
         ..attack
     })
@@ -651,8 +678,10 @@ fn nmap(drawing: &mut Drawing<'_>, how: &str) -> Attack {
     ]);
     Attack {
         ports: PORTS.to_vec(),
-        commands: vec![command],
-        repeats: true,
+        command,
+        again_after: Some(Duration::from_millis(
+            drawing.intensity.of(4_000, 2_000, 500),
+        )),
         ..attack
     }
 }
@@ -683,7 +712,7 @@ fn nmap_http(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     ]);
     Ok(Attack {
         unrouted: true,
-        commands: vec![command],
+        command,
         ..attack
     })
 }
@@ -702,7 +731,7 @@ fn wrk(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     let command = words(&["wrk", "-t", "1", "-c", connections, "-d", "8s", &url]);
     Ok(Attack {
         routes: vec![route],
-        commands: vec![command],
+        command,
         ..attack
     })
 }
@@ -730,7 +759,7 @@ fn hey(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     Ok(Attack {
         routes: vec![route],
         consumers: vec![consumer],
-        commands: vec![command],
+        command,
         ..attack
     })
 }
@@ -742,18 +771,26 @@ fn hping3(drawing: &mut Drawing<'_>, flags: &[&str]) -> Attack {
         drawing
             .intensity
             .of(("u10000", "800"), ("u2000", "4000"), ("u400", "20000"));
-    let mut command = words(&["hping3", "-q", "-n", "-i", interval, "-c", count, "-p"]);
-    command.push(attack.ports[0].to_string());
+    // It believes the way to be loopback where it is not told.
+    let mut command = words(&[
+        "hping3",
+        "-q",
+        "-n",
+        "-I",
+        arena::OWN,
+        "-i",
+        interval,
+        "-c",
+        count,
+    ]);
+    command.extend(words(&["-p", &attack.ports[0].to_string()]));
     command.extend(words(flags));
     command.push(FRONT.to_string());
-    Attack {
-        commands: vec![command],
-        ..attack
-    }
+    Attack { command, ..attack }
 }
 
 fn syn_flood(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
-    Ok(hping3(drawing, &["-S"]))
+    Ok(from_its_address(hping3(drawing, &["-S"])))
 }
 
 fn syn_flood_forged(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
@@ -764,7 +801,13 @@ fn syn_flood_forged(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
 }
 
 fn rst_flood(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
-    Ok(hping3(drawing, &["-R"]))
+    Ok(from_its_address(hping3(drawing, &["-R"])))
+}
+
+fn from_its_address(mut attack: Attack) -> Attack {
+    let source = attack.sources[0].to_string();
+    attack.command.extend(["-a".to_owned(), source]);
+    attack
 }
 
 fn sqlmap(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
@@ -793,7 +836,7 @@ fn sqlmap(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     ]);
     Ok(Attack {
         routes: vec!["/search"],
-        commands: vec![command],
+        command,
         limit: drawing.intensity.of(
             Duration::from_secs(25),
             Duration::from_secs(20),
@@ -821,7 +864,7 @@ fn scraping(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     ]);
     Ok(Attack {
         routes: vec!["/orders"],
-        commands: vec![command],
+        command,
         limit: drawing.intensity.of(Duration::from_secs(18), SHORT, SHORT),
         ..attack
     })
@@ -859,14 +902,14 @@ fn stolen_id(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
         sources: drawing.botnet(addresses),
         consumers: vec![consumer],
         routes: vec!["/orders/{id}"],
-        commands: vec![command],
+        command,
         limit: drawing.intensity.of(Duration::from_secs(18), SHORT, SHORT),
         ..attack
     })
 }
 
-/// Routes that are called often enough for half a minute to tell.
-const FAILING: [&str; 4] = ["/orders", "/orders/{id}", "/search", "/login"];
+/// Routes that are called often enough for half a minute to tell, and that nothing else is aimed at.
+const FAILING: [&str; 4] = ["/products", "/products/{id}", "/cart", "/prices"];
 
 fn failing(drawing: &mut Drawing<'_>, fault: Fault) -> anyhow::Result<Attack> {
     let route = FAILING[(drawing.nth as usize) % FAILING.len()];
@@ -918,10 +961,10 @@ mod tests {
                     .draw(intensity, &mut chance, directory.path(), nth)
                     .unwrap();
                 assert_eq!(attack.fault.is_some(), kind.class == Class::Fault);
-                assert_eq!(attack.commands.is_empty(), kind.class == Class::Fault);
+                assert_eq!(attack.command.is_empty(), kind.class == Class::Fault);
                 assert!(attack.limit >= Duration::from_secs(5) && attack.limit <= LONG);
-                for command in &attack.commands {
-                    assert_eq!(command[0], kind.tool);
+                if let Some(program) = attack.command.first() {
+                    assert_eq!(program, kind.tool);
                 }
                 for source in attack.sources {
                     assert!(is_foe(source) && !is_benign(source));

@@ -338,11 +338,19 @@ impl Person {
         let own = Owner::Person(u64::from(self.nth)).order(self.chance.below(api::PERSON));
         let later = self.line.world.is_deployed() && self.chance.happens(0.4);
         match self.chance.below(100) {
-            0..20 => Request::get(format!("/orders?page={}", 1 + self.chance.below(4))),
-            20..35 if later => Request::get("/v2/recommendations"),
-            20..65 if later => Request::get(format!("/v2/orders/{own}")),
-            20..65 => Request::get(format!("/orders/{own}")),
-            65..80 => {
+            0..16 => Request::get(format!("/products?page={}", 1 + self.chance.below(30))),
+            16..22 if later => Request::get("/v2/recommendations"),
+            // Some products are looked at by everybody, and most by few.
+            16..46 => Request::get(format!(
+                "/products/{}",
+                self.chance.about(400.0, 1.2) as u64
+            )),
+            46..56 => Request::post("/cart", "{\"sku\":\"a-17\",\"count\":1}".to_owned())
+                .with("Content-Type", "application/json"),
+            56..62 => Request::get(format!("/orders?page={}", 1 + self.chance.below(4))),
+            62..72 if later => Request::get(format!("/v2/orders/{own}")),
+            62..72 => Request::get(format!("/orders/{own}")),
+            72..84 => {
                 let words = self.chance.one_of(&WORDS);
                 let words = words
                     .replace('\'', "%27")
@@ -350,11 +358,11 @@ impl Person {
                     .replace(' ', "+");
                 Request::get(format!("/search?q={words}"))
             }
-            80..88 => Request::post("/orders", "{\"sku\":\"a-17\",\"count\":2}".to_owned())
+            84..88 => Request::post("/orders", "{\"sku\":\"a-17\",\"count\":2}".to_owned())
                 .with("Content-Type", "application/json"),
             88..92 => {
                 let name = format!("u{}", self.nth);
-                return Request::get("/account").with("Authorization", api::basic(&name));
+                Request::get("/account").with("Authorization", api::basic(&name))
             }
             92..95 => Request::get(format!("/reports/2026-{:02}", 1 + self.chance.below(12))),
             95..97 => {
@@ -400,7 +408,8 @@ async fn partner(world: Arc<World>, nth: u32) {
         let request = match chance.below(10) {
             0..6 if later => Request::get(format!("/v2/orders/{}", owner.order(at / 3))),
             0..6 => Request::get(format!("/orders/{}", owner.order(at / 3))),
-            6..9 => Request::post("/orders", "{\"sku\":\"b-2\",\"count\":40}".to_owned()),
+            6..8 => Request::get("/prices"),
+            8 => Request::post("/orders", "{\"sku\":\"b-2\",\"count\":40}".to_owned()),
             _ => Request::get("/orders?page=1"),
         };
         let request = request

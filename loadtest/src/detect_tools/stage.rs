@@ -28,6 +28,7 @@ use super::people::People;
 use super::score::{self, Event};
 use crate::cleanup::{Guard, Scratch};
 use crate::gateway::{Gateway, Setup};
+use crate::lab::Namespace;
 
 /// How often alerts are read.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,8 +36,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_secs(4);
 /// How long a program has to end itself when told to.
 const END_MAX: Duration = Duration::from_secs(2);
-/// An event that its program ends sooner begins again, where it may.
-const AGAIN: Duration = Duration::from_secs(1);
 /// Of the time of the attacks, when the later routes are deployed and when the crowd comes.
 const DEPLOY_AT: f64 = 0.3;
 const CROWD_AT: f64 = 0.5;
@@ -261,7 +260,9 @@ fn lanes<'a>(wanted: &Wanted<'a>, seed: u64) -> Vec<Vec<(&'a Kind, Intensity)>> 
 }
 
 fn look(gateway: &Gateway, watcher: &mut Watcher) -> anyhow::Result<Vec<Sighting>> {
-    watcher.look(&alerts::listed(gateway.admin("/api/v1/alerts?limit=1000")?)?)
+    watcher.look(&alerts::listed(
+        gateway.admin("/api/v1/alerts?limit=1000")?,
+    )?)
 }
 
 /// When it began, when it was over, how it ended.
@@ -332,15 +333,13 @@ fn commit(
     })
 }
 
-fn run_all(attack: &Attack, host: &crate::lab::Namespace, log: &Path) -> anyhow::Result<String> {
+fn run_all(attack: &Attack, host: &Namespace, log: &Path) -> anyhow::Result<String> {
     let deadline = Instant::now() + attack.limit;
-    let mut ended = String::new();
     loop {
-        for words in &attack.commands {
-            ended = run(words, host, log, deadline)?;
-        }
-        if !attack.repeats || Instant::now() + AGAIN > deadline {
-            return Ok(ended);
+        let ended = run(&attack.command, host, log, deadline)?;
+        match attack.again_after {
+            Some(pause) if Instant::now() + pause < deadline => thread::sleep(pause),
+            _ => return Ok(ended),
         }
     }
 }
@@ -348,7 +347,7 @@ fn run_all(attack: &Attack, host: &crate::lab::Namespace, log: &Path) -> anyhow:
 /// Runs a program until it ends or the deadline comes; it and what it started are gone then.
 fn run(
     words: &[String],
-    host: &crate::lab::Namespace,
+    host: &Namespace,
     log: &Path,
     deadline: Instant,
 ) -> anyhow::Result<String> {
