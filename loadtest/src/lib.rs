@@ -20,6 +20,7 @@ pub mod cleanup;
 pub mod client;
 pub mod compare;
 pub mod delays;
+pub mod detect;
 pub mod faults;
 pub mod fingerprints;
 pub mod gateway;

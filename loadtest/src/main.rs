@@ -17,6 +17,7 @@ use calltap_loadtest::compare::rounds::Effort;
 use calltap_loadtest::compare::subject::Binaries;
 use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
+use calltap_loadtest::detect::series;
 use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
@@ -52,12 +53,39 @@ enum Command {
     Truth(TruthArgs),
     /// Compares the fingerprints in records with those that p0f and others take
     Fingerprints(FingerprintsArgs),
+    /// Scores what finds the unusual
+    Detect {
+        #[command(subcommand)]
+        what: Detect,
+    },
     /// Serves the behaviours that the other commands call, until it is killed
     Backend {
         /// Address to listen on; port 0 for a free one
         #[arg(long, default_value = "127.0.0.1:9000")]
         listen: SocketAddr,
     },
+}
+
+#[derive(Subcommand)]
+enum Detect {
+    /// Scores the model of one number over time on labelled series
+    Series(SeriesArgs),
+}
+
+#[derive(Args)]
+struct SeriesArgs {
+    /// Directory of key figures: `*.csv.gz` with the columns value and label, one value a minute
+    #[arg(long)]
+    kpi: PathBuf,
+    /// NAB's directory of data, with its combined_windows.json
+    #[arg(long)]
+    nab: PathBuf,
+    /// Also the score of each series of key figures
+    #[arg(long)]
+    each: bool,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -229,6 +257,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Compare(arguments) => compare(arguments),
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
+        Command::Detect {
+            what: Detect::Series(arguments),
+        } => detect_series(&arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -498,6 +529,24 @@ fn abort(arguments: &AbortArgs) -> anyhow::Result<ExitCode> {
         Some(true) => ExitCode::SUCCESS,
         Some(false) => ExitCode::FAILURE,
         None => anyhow::bail!("no ending of that name; `loadtest abort --list` names them"),
+    })
+}
+
+fn detect_series(arguments: &SeriesArgs) -> anyhow::Result<ExitCode> {
+    let findings = series::run(&arguments.kpi, &arguments.nab)?;
+    let held = findings.held();
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({ "held": held, "series": findings })
+        );
+    } else {
+        print!("{}", series::render(&findings, arguments.each));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 

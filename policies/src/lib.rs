@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod detect;
 pub mod expression;
 
 use calltap_correlate::record::CallRecord;
