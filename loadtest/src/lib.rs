@@ -21,6 +21,7 @@ pub mod cleanup;
 pub mod client;
 pub mod compare;
 pub mod delays;
+pub mod detect;
 pub mod detect_tools;
 pub mod faults;
 pub mod fingerprints;

@@ -17,6 +17,7 @@ use calltap_loadtest::compare::rounds::Effort;
 use calltap_loadtest::compare::subject::Binaries;
 use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
+use calltap_loadtest::detect::series;
 use calltap_loadtest::detect_tools::kinds::KINDS;
 use calltap_loadtest::detect_tools::report::Outcome;
 use calltap_loadtest::detect_tools::{self, Asked};
@@ -55,7 +56,7 @@ enum Command {
     Truth(TruthArgs),
     /// Compares the fingerprints in records with those that p0f and others take
     Fingerprints(FingerprintsArgs),
-    /// Attacks calltap among many who mean well, and holds its alerts against what was done
+    /// Attacks calltap among many who mean well and holds its alerts against the truth; scores its model of series
     #[command(subcommand)]
     Detect(DetectCommand),
     /// Serves the behaviours that the other commands call, until it is killed
@@ -64,6 +65,22 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9000")]
         listen: SocketAddr,
     },
+}
+
+#[derive(Args)]
+struct SeriesArgs {
+    /// Directory of key figures: `*.csv.gz` with the columns value and label, one value a minute
+    #[arg(long)]
+    kpi: PathBuf,
+    /// NAB's directory of data, with its combined_windows.json
+    #[arg(long)]
+    nab: PathBuf,
+    /// Also the score of each series of key figures
+    #[arg(long)]
+    each: bool,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -186,6 +203,8 @@ struct FingerprintsArgs {
 enum DetectCommand {
     /// Plays programs that attackers use; needs `scripts/bootstrap --detect`
     Tools(ToolsArgs),
+    /// Scores the model of one number over time on labelled series
+    Series(SeriesArgs),
 }
 
 #[derive(Args)]
@@ -276,6 +295,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
         Command::Detect(DetectCommand::Tools(arguments)) => detect_tools(arguments),
+        Command::Detect(DetectCommand::Series(arguments)) => detect_series(&arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -583,6 +603,24 @@ fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
     Ok(match outcome.reached() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    })
+}
+
+fn detect_series(arguments: &SeriesArgs) -> anyhow::Result<ExitCode> {
+    let findings = series::run(&arguments.kpi, &arguments.nab)?;
+    let held = findings.held();
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({ "held": held, "series": findings })
+        );
+    } else {
+        print!("{}", series::render(&findings, arguments.each));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
