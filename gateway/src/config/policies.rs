@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
+use calltap_policies::admit::{AT_ADMISSION, Gate, Limiter, OnError, Rate, Rule, Rules, Then};
 use calltap_policies::expression::{Condition, Key, Mistake};
 
 use super::lists::denials;
@@ -117,8 +117,25 @@ fn limit(section: &mut Section<'_>, keys_max: Option<usize>) -> Option<Then> {
     let key = section
         .need("key", "write key = \"client.address\"")
         .and_then(|field| expression(&field, |text| Key::read(text, AT_ADMISSION)));
+    let open_max = optional(section.get("concurrent"), |field| {
+        field.count(1..=CALLS_MAX)
+    });
+    if !matches!(open_max, Some(None)) {
+        for key in ["rate", "burst"] {
+            if let Some(field) = section.get(key) {
+                field.wrong(
+                    "a limit has either concurrent or rate",
+                    "take one of them out, or write two rules".to_owned(),
+                );
+            }
+        }
+        return Some(Then::Concurrent {
+            key: key?,
+            gate: Gate::new(open_max??),
+        });
+    }
     let rate = section
-        .need("rate", "write rate = \"100/minute\"")
+        .need("rate", "write rate = \"100/minute\", or concurrent = 10")
         .and_then(|field| {
             let text = field.text()?;
             let rate = rate(text);

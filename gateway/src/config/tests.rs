@@ -418,6 +418,14 @@ when = "true"
 then = "tag"
 status = 404
 on_error = "deny"
+
+[[policies.rules]]
+name = "both"
+when = "true"
+then = "limit"
+key = "client.address"
+rate = "5/second"
+concurrent = 0
 "#;
     check_mistakes(
         &format!("{SMALL}{rules}"),
@@ -433,6 +441,8 @@ on_error = "deny"
             calltap.toml:25:8: policies.rules[2].name: another rule is called "limit"
             calltap.toml:28:1: policies.rules[2].status: unknown key; known here: name, when, then, dry_run, on_error
             calltap.toml:29:12: policies.rules[2].on_error: "deny" is none of "skip", "match"
+            calltap.toml:36:8: policies.rules[3].rate: a limit has either concurrent or rate; take one of them out, or write two rules
+            calltap.toml:37:14: policies.rules[3].concurrent: must be 1 to 1000000000, this is 0
         "#]],
     );
 }

@@ -6,6 +6,7 @@ use crate::common::backend::Backend;
 use crate::common::calltap::{Calltap, simple};
 use crate::common::client::Client;
 use crate::common::record::Record;
+use crate::common::wait_for;
 
 fn started(rules: &str) -> (Backend, Calltap, Client) {
     let backend = Backend::start();
@@ -161,4 +162,43 @@ fn a_reload_exchanges_the_rules() {
         .find(|record| record.number("http.response.status_code") == 200);
     open.expect("its record")
         .expect(json!({"policy.matched": ["closed:deny:dry_run"]}));
+}
+
+#[test]
+fn only_so_many_calls_are_open_at_a_time() {
+    let (backend, calltap, mut first) = started(
+        r#"
+        [[policies.rules]]
+        name = "one"
+        when = "true"
+        then = "limit"
+        key = "client.address"
+        concurrent = 1
+        "#,
+    );
+    first.send("GET /gated HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    backend.shared().wait_asked("/gated");
+    let mut second = Client::connect(calltap.address());
+    let refused = second.get("/bytes/1");
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.head.header("retry-after"), None);
+    backend.shared().open_gate();
+    assert_eq!(first.response("GET").status(), 200);
+    // The first is over as soon as calltap has noticed that, too.
+    wait_for("a free place", || {
+        let mut next = Client::connect(calltap.address());
+        (next.get("/bytes/1").status() == 200).then_some(())
+    });
+    let records = calltap.records(2);
+    let refused = records
+        .iter()
+        .find(|record| record.get("error.type").is_some());
+    refused.expect("its record").expect(json!({
+        "http.response.status_code": 429,
+        "error.type": "rate_limited",
+        "policy.decision": "limit",
+        "policy.reason": "one",
+        "ratelimit.key": "127.0.0.1",
+        "ratelimit.remaining": null,
+    }));
 }

@@ -173,3 +173,35 @@ fn the_tightest_limit_is_told() {
     assert_eq!(policy.matched, ["few:limit"]);
     assert_eq!(policy.decision, Some("limit"));
 }
+
+#[test]
+fn only_so_many_calls_of_a_key_are_open_at_a_time() {
+    let key = || Key::read("client.address", AT_ADMISSION).unwrap();
+    let concurrent = |open_max| Then::Concurrent {
+        key: key(),
+        gate: Gate::new(open_max),
+    };
+    let rules = Rules::new(vec![
+        rule("two", "true", concurrent(2)),
+        rule("no-admin", "url.path == \"/admin\"", DENY),
+    ]);
+    let enter = |path: &str| {
+        let exchange = exchange(path);
+        let head = Head::new(&exchange, path, &Client);
+        let mut policy = Policy::default();
+        (rules.admit(&head, &mut policy, 1), policy)
+    };
+    let (first, policy) = enter("/");
+    assert_eq!(first.verdict, Verdict::Allow);
+    assert!(policy.matched.is_empty(), "{policy:?}");
+    // A call that another rule refuses is not open.
+    assert_eq!(enter("/admin").0.verdict, Verdict::Deny { status: 403 });
+    let (_second, _) = enter("/");
+    let (third, policy) = enter("/");
+    assert_eq!(third.verdict, Verdict::Limit);
+    assert!(third.limit.is_none() && third.places.is_empty());
+    assert_eq!(policy.matched, ["two:limit"]);
+    assert_eq!(policy.ratelimit_key.as_deref(), Some("192.0.2.7"));
+    drop(first);
+    assert_eq!(enter("/").0.verdict, Verdict::Allow);
+}
