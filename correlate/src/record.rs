@@ -413,6 +413,14 @@ macro_rules! record {
                 }
             }
 
+            /// The same, to be changed.
+            pub fn free_keys_mut(&mut self, field: usize) -> Option<&mut Vec<(String, String)>> {
+                match PLACES[field] {
+                    $(Place::Free(Free::$fident) => Some(&mut self.$fident),)*
+                    _ => None,
+                }
+            }
+
             /// Makes the field of this index into [`FIELDS`] absent. What every record has stays.
             pub fn clear(&mut self, field: usize) {
                 match PLACES[field] {

@@ -21,7 +21,7 @@ use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alerts, Terms};
 use calltap_policies::detect::Detectors;
-use calltap_policies::review::{Review, Secrets};
+use calltap_policies::review::{RecordCount, Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::{Tap, TapOptions};
 use dashmap::DashMap;
@@ -240,7 +240,9 @@ impl Calltap {
         let setup = Setup::of(config, None)?;
         runtime.block_on(setup.upstreams.resolve(FIRST_LOOKUP_MAX));
         setup.upstreams.watch(runtime.handle());
-        let config = &setup.config;
+        let setup = Arc::new(ArcSwap::from_pointee(setup));
+        let loaded = setup.load();
+        let config = &loaded.config;
         let recent = Recent::new(config.admin.as_ref().map_or(0, |admin| admin.recent_max));
         let metrics = Arc::new(CallMetrics::default());
         let feed = admin
@@ -255,6 +257,7 @@ impl Calltap {
             connections_per_s_max: config.records.connections_per_s_max,
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
+            setup: Arc::clone(&setup),
             policies: Policies {
                 review: Review::default(),
                 detectors: Detectors::default(),
@@ -268,7 +271,6 @@ impl Calltap {
         }
         .spawn()?;
         let visible = Selection::all().without(&config.records.redact);
-        let setup = Arc::new(ArcSwap::from_pointee(setup));
         let facts = Facts {
             setup: Arc::clone(&setup),
             shared: Arc::clone(&shared),
@@ -281,7 +283,7 @@ impl Calltap {
             recent,
             metrics,
             visible,
-            secrets: setup.load().secrets.clone(),
+            secrets: loaded.secrets.clone(),
             instance,
         };
         let admin = admin.map(|bound| bound.start(sources)).transpose()?;
@@ -596,6 +598,12 @@ impl Outlet for Outlets {
         }
     }
 
+    fn left_out(&mut self, record: Arc<CallRecord>) {
+        if let Some(feed) = &mut self.feed {
+            feed.count(record);
+        }
+    }
+
     fn flush(&mut self) {
         self.lines.flush();
         if let Some(feed) = &mut self.feed {
@@ -641,7 +649,13 @@ impl admin::Facts for Facts {
     }
 
     fn rules(&self, each: &mut dyn FnMut(Count<'_>)) {
-        self.setup.load().config.policies.counts().for_each(each);
+        let setup = self.setup.load();
+        setup.config.policies.rules.counts().for_each(each);
+    }
+
+    fn record_rules(&self, each: &mut dyn FnMut(RecordCount<'_>)) {
+        let setup = self.setup.load();
+        setup.config.policies.records.counts().for_each(each);
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -110,6 +110,16 @@ impl Selection {
         self
     }
 
+    /// What is chosen beside the fields that every record has, as indices into [`FIELDS`].
+    pub fn optional_fields(&self) -> impl Iterator<Item = usize> {
+        (0..FIELDS.len()).filter(|&field| self.has(field) && !ALWAYS.contains(&FIELDS[field].name))
+    }
+
+    /// Single keys of fields with free keys that are chosen: the field's index and the key.
+    pub fn single_keys(&self) -> &[(usize, String)] {
+        &self.keys
+    }
+
     /// Whether the field of this index into [`FIELDS`] is written.
     #[inline]
     pub(crate) fn has(&self, index: usize) -> bool {

@@ -15,6 +15,8 @@ fn reloads(key: &str) -> bool {
         "routes"
             | "upstreams"
             | "policies.rules"
+            | "policies.records"
+            | "policies.slow_ms"
             | "defaults.route"
             | "defaults.upstream"
             | "defaults.health"

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use calltap_correlate::record::Selection;
 use calltap_policies::admit::Rules;
+use calltap_policies::review::RecordRules;
 use http::HeaderName;
 
 use super::tree::Node;
@@ -35,8 +36,8 @@ pub(crate) struct Config {
     pub(crate) admin: Option<AdminConfig>,
     /// Where a call says who makes it.
     pub(crate) consumer: ConsumerConfig,
-    /// Rules about calls before they are forwarded.
-    pub(crate) policies: Rules,
+    /// What policy says of calls and of their records.
+    pub(crate) policies: PoliciesConfig,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.
@@ -175,6 +176,15 @@ pub(crate) struct HealthConfig {
     pub(crate) healthy_after: u32,
     /// Failures in a row that take it out.
     pub(crate) unhealthy_after: u32,
+}
+
+/// What policy says.
+#[derive(Debug)]
+pub(crate) struct PoliciesConfig {
+    /// Rules about calls before they are forwarded.
+    pub(crate) rules: Rules,
+    /// Rules about finished records.
+    pub(crate) records: Arc<RecordRules>,
 }
 
 /// Where records go.

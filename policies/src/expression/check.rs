@@ -123,10 +123,18 @@ fn parse(source: &str) -> Result<Program, Mistake> {
         let before = source.split_inclusive('\n').take(lines_before);
         let before: usize = before.map(|line| line.chars().count()).sum();
         let column = before + usize::try_from(column).unwrap_or(1).max(1);
-        match first.msg.contains("Recursion limit") {
-            true => wrong(1, "is nested too deeply".to_owned()),
-            false => wrong(column, format!("is no expression: {}", first.msg)),
+        if first.msg.contains("Recursion limit") {
+            return wrong(1, "is nested too deeply".to_owned());
         }
+        if first.msg.contains("argument to has()") {
+            let message = "has() takes a field with a dot in its name".to_owned();
+            let remedy = "a number that is there is >= 0, a text has size() >= 0".to_owned();
+            return Mistake {
+                remedy: Some(remedy),
+                ..wrong(column, message)
+            };
+        }
+        wrong(column, format!("is no expression: {}", first.msg))
     })?;
     match is_too_deep(program.expression()) {
         true => Err(wrong(1, "is nested too deeply".to_owned())),
@@ -358,7 +366,8 @@ impl<'p> Reader<'p> {
             ValueKind::Boolean => {
                 Typed::Boolean(Box::new(move |facts| facts.boolean(field).ok_or(absent)))
             }
-            ValueKind::List(ValueKind::Text) => {
+            // Of objects those that name them, such as the detectors of findings.
+            ValueKind::List(ValueKind::Text | ValueKind::Object(_)) => {
                 Typed::List(Box::new(move |facts| facts.list(field).ok_or(absent)))
             }
             ValueKind::Text
@@ -388,7 +397,10 @@ impl<'p> Reader<'p> {
             Typed::Boolean(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
             Typed::Integer(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
             Typed::Text(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
-            Typed::List(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+            // As CEL has it of repeated fields.
+            Typed::List(code) => {
+                Box::new(move |facts| Ok(code(facts).is_ok_and(|list| !list.is_empty())))
+            }
         };
         Ok(Typed::Boolean(code))
     }

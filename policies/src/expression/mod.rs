@@ -25,7 +25,7 @@ pub trait Facts {
     fn integer(&self, field: usize) -> Option<i64>;
     /// A truth value.
     fn boolean(&self, field: usize) -> Option<bool>;
-    /// A list of texts.
+    /// A list of texts; empty, not absent, where it is known that there are none.
     fn list(&self, field: usize) -> Option<Vec<Cow<'_, str>>>;
     /// One key of a field with free keys, such as a request header.
     fn key(&self, field: usize, key: &str) -> Option<Cow<'_, str>>;

@@ -168,6 +168,12 @@ fn mistakes_are_found_before_any_call_comes() {
         "client.tcp.rt_us is no field of the record",
         Some("did you mean client.tcp.rtt_us?"),
     );
+    wrong(
+        "url.path == \"/\" && has(delivered_us)",
+        24,
+        "has() takes a field with a dot in its name",
+        Some("a number that is there is >= 0, a text has size() >= 0"),
+    );
     wrong("duration_us > 5", 1, "duration_us is not known yet", None);
     wrong(
         "client.tcp.rtt_us",

@@ -172,6 +172,14 @@ impl Calltap {
         self.listeners[0]
     }
 
+    /// Where its admin API listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let said = self.wait_said("admin API on http://");
+        let (_, after) = said.split_once("admin API on http://").expect("it says");
+        let address = after.split_whitespace().next().expect("an address");
+        address.parse().expect("an address")
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
