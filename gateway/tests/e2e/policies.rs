@@ -183,7 +183,7 @@ admin.address = "127.0.0.1:0"
             "1".repeat(18),
             "8".repeat(13)
         );
-        client.send(&format!(
+        client.send(format!(
             "GET /bytes/1 HTTP/1.1\r\nHost: api.test\r\ntraceparent: {trace}\r\n\r\n"
         ));
         assert_eq!(client.response("GET").status(), 200);
