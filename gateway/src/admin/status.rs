@@ -77,6 +77,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
             "unanswered": count.unanswered,
         }));
     });
+    let denied = api.denials.totals();
     Json(json!({
         "service": "calltap",
         "version": env!("CARGO_PKG_VERSION"),
@@ -88,6 +89,14 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "upstreams": api.facts.upstreams().groups,
         "rules": rules,
         "record_rules": record_rules,
+        "denied": {
+            "in_kernel": api.denials.is_in_kernel(),
+            "networks": denied.networks,
+            "packets": denied.dropped.packets,
+            "bytes": denied.dropped.bytes,
+            "connections_closed": denied.closed,
+            "connections_refused": denied.refused,
+        },
         "records": api.account.snapshot(),
         "recent": {"records": api.recent.len(), "max": api.recent.max()},
         "streams": {"open": api.streams.open(), "dropped": api.streams.dropped()},
@@ -116,6 +125,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     api.metrics.write(&mut out);
     records(&api, &mut out);
     rules(&api, &mut out);
+    denied(&api, &mut out);
     sockets(&api, &mut out);
     process(&api, &mut out);
     let headers = [(
@@ -225,6 +235,25 @@ fn rules(api: &Api, out: &mut Exposition) {
 fn labels<'l>(rule: &'l str, action: &'l str, dry_run: bool) -> [(&'l str, &'l str); 3] {
     let dry_run = if dry_run { "true" } else { "false" };
     [("rule", rule), ("action", action), ("dry_run", dry_run)]
+}
+
+fn denied(api: &Api, out: &mut Exposition) {
+    let totals = api.denials.totals();
+    out.gauge("calltap_denied_networks", "Networks that are denied.")
+        .add(&[], totals.networks);
+    out.counter(
+        "calltap_denied_packets_total",
+        "Packets of denied networks that the kernel dropped.",
+    )
+    .add(&[], totals.dropped.packets);
+    out.counter("calltap_denied_bytes_total", "Bytes of those packets.")
+        .add(&[], totals.dropped.bytes);
+    out.counter(
+        "calltap_denied_connections_total",
+        "Connections of denied networks that were reset: those open when their client was denied, and those accepted after that.",
+    )
+    .add(&[("when", "open")], totals.closed)
+    .add(&[("when", "accepted")], totals.refused);
 }
 
 fn sockets(api: &Api, out: &mut Exposition) {

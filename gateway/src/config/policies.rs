@@ -1,4 +1,5 @@
 //! `[policies]`: rules about calls, their expressions checked against the record's fields.
+//! [`lists`](super::lists) reads the lists of addresses.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,10 +7,11 @@ use std::sync::Arc;
 use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
 use calltap_policies::expression::{Condition, Key, Mistake};
 
+use super::lists::denials;
 use super::read::{is_name, optional};
 use super::record_rules::record_rules;
 use super::section::{Field, Section};
-use super::settings::PoliciesConfig;
+use super::settings::{DenialsConfig, PoliciesConfig, ProxyConfig};
 
 /// Calls in a window, or at once: what a 64-bit clock of nanoseconds tells apart.
 const CALLS_MAX: i64 = 1_000_000_000;
@@ -23,8 +25,11 @@ enum Action {
     Tag,
 }
 
-/// Reads the section; `None` where a mistake was noted.
-pub(super) fn policies(mut section: Section<'_>) -> Option<PoliciesConfig> {
+/// Reads the section; `None` where a mistake was noted. `proxy` knows who is trusted.
+pub(super) fn policies(
+    mut section: Section<'_>,
+    proxy: Option<&ProxyConfig>,
+) -> Option<(PoliciesConfig, DenialsConfig)> {
     // Of both lists together: records and metrics tell rules apart by their names.
     let mut names = HashSet::new();
     let keys_max = section
@@ -48,11 +53,13 @@ pub(super) fn policies(mut section: Section<'_>) -> Option<PoliciesConfig> {
     let records = section
         .key("records")
         .and_then(|field| record_rules(&field, slow, &mut names));
+    let denials = denials(&mut section, proxy);
     section.finish();
-    Some(PoliciesConfig {
+    let policies = PoliciesConfig {
         rules: Rules::new(rules?),
         records: Arc::new(records?),
-    })
+    };
+    Some((policies, denials?))
 }
 
 fn read<'t>(
