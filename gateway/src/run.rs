@@ -262,12 +262,7 @@ impl Calltap {
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
             setup: Arc::clone(&setup),
-            policies: Policies {
-                review: Review::default(),
-                detectors: Detectors::new(Bounds::default()),
-                watch: Watch::default(),
-                alerts: Alerts::new(Terms::default(), RandomState::new().hash_one(now_ns()), &[]),
-            },
+            policies: policies(config, RandomState::new().hash_one(now_ns())),
             outlet: Box::new(Outlets {
                 lines: sink.producer(),
                 feed,
@@ -550,6 +545,19 @@ fn current_thread_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
+}
+
+/// The policies of a configuration, with nothing learned yet. `seed` tells the ids of their alerts from
+/// those of others.
+pub(crate) fn policies(config: &Config, seed: u64) -> Policies {
+    Policies {
+        review: Review {
+            rules: Arc::clone(&config.policies.records),
+        },
+        detectors: Detectors::new(Bounds::default()),
+        watch: Watch::default(),
+        alerts: Alerts::new(Terms::default(), seed, &[]),
+    }
 }
 
 fn sink_options(config: &Config) -> json_lines::Options {

@@ -14,6 +14,7 @@ mod load;
 mod policies;
 mod process;
 mod protocols;
+mod replay;
 mod strict;
 mod tap_modes;
 mod upstreams;

@@ -6,16 +6,18 @@
 
 mod head;
 mod limit;
+mod recalled;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use calltap_correlate::exchange::Policy;
 
-use crate::expression::{Condition, Key};
+use crate::expression::{Condition, Facts, Key};
 
 pub use head::{AT_ADMISSION, Asked, Head};
 pub use limit::{Limiter, Rate, Stand};
+pub use recalled::Recalled;
 
 /// What happens to a call before it is forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,8 +165,8 @@ impl Rules {
         })
     }
 
-    /// Decides. `policy` receives what the record tells.
-    pub fn admit(&self, head: &Head<'_>, policy: &mut Policy, now_ns: u64) -> Decision {
+    /// Decides. `head` is a [`Head`], or what is [`Recalled`] of one; `policy` receives what the record tells.
+    pub fn admit(&self, head: &dyn Facts, policy: &mut Policy, now_ns: u64) -> Decision {
         let mut tightest: Option<Limited> = None;
         for (rule, tally) in &self.rules {
             let applies = rule.when.holds(head).unwrap_or_else(|_| {

@@ -243,6 +243,16 @@ impl Calltap {
         records
     }
 
+    /// As [`finish`](Self::finish), and leaves the directory with what was written.
+    pub(crate) fn finish_in(mut self, n: usize) -> TempDir {
+        self.records(n);
+        self.signal(Signal::TERM);
+        let ended = self.ended();
+        assert!(ended.status.success(), "{ended:?}");
+        let elsewhere = TempDir::new().expect("a directory");
+        std::mem::replace(&mut self.directory, elsewhere)
+    }
+
     /// As [`finish`](Self::finish), with exactly one record.
     pub(crate) fn finish_one(self) -> Record {
         self.finish(1).remove(0)
