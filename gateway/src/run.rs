@@ -442,8 +442,9 @@ impl Calltap {
             mistakes.iter().map(ToString::to_string).collect()
         };
         let text = |error: anyhow::Error| vec![format!("{error:#}")];
-        let new = config::load(self.config_path.as_deref(), &self.overrides).map_err(texts)?;
+        let mut new = config::load(self.config_path.as_deref(), &self.overrides).map_err(texts)?;
         let old = self.setup.load_full();
+        new.policies.rules.continue_from(&old.config.policies.rules);
         let fixed = old.config.needs_restart(&new);
         if !fixed.is_empty() {
             return Err(texts(fixed));

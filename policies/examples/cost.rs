@@ -30,8 +30,10 @@ const SIMPLE: [&str; 5] = [
     r#"client.tcp.rtt_us > 500000"#,
     r#"server.port == 8443 && url.scheme == "http""#,
 ];
+const WRITTEN_OUT: [&str; 1] =
+    [r#"["/a", "/b", "/c"].exists(prefix, url.path.startsWith(prefix))"#];
 const INTERPRETED: [&str; 2] = [
-    r#"["/a", "/b", "/c"].exists(prefix, url.path.startsWith(prefix))"#,
+    r#"["/a", "/b", "/c"].map(prefix, prefix).exists(prefix, url.path.startsWith(prefix))"#,
     r#"{"GET": false, "PUT": true}[http.request.method]"#,
 ];
 
@@ -60,6 +62,7 @@ fn main() {
     let limits = (0..RULES).map(|_| rule("true", limit())).collect();
     for (name, rules) in [
         ("20 simple rules", tags(&SIMPLE)),
+        ("20 rules with a list each", tags(&WRITTEN_OUT)),
         ("20 limits by address", limits),
         ("20 interpreted rules", tags(&INTERPRETED)),
     ] {

@@ -163,10 +163,15 @@ fn nearest(name: &str) -> Option<&'static str> {
 
 /// The field that `name` is probably meant to be, of those that are `known` here.
 pub fn nearest_of(name: &str, known: impl Fn(&str) -> bool) -> Option<&'static str> {
-    FIELDS
-        .iter()
-        .filter(|field| known(field.name))
-        .map(|field| (distance(name, field.name), field.name))
+    let names = FIELDS.iter().map(|field| field.name);
+    nearest_among(name, names.filter(|name| known(name)))
+}
+
+/// The one that `name` is probably meant to be.
+pub fn nearest_among<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    names
+        .into_iter()
+        .map(|known| (distance(name, known), known))
         .min()
         .filter(|(distance, _)| *distance <= name.len() / 3 + 1)
         .map(|(_, nearest)| nearest)

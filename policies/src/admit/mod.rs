@@ -149,6 +149,31 @@ impl Rules {
         }
     }
 
+    /// Lets every limit count on that `before` has by the same name with the same key and rate: a reload
+    /// gives nobody new calls. Both may be asked meanwhile.
+    pub fn continue_from(&mut self, before: &Self) {
+        for (rule, _) in &mut self.rules {
+            let Then::Limit { key, limiter } = &mut rule.then else {
+                continue;
+            };
+            let same = before
+                .rules
+                .iter()
+                .find_map(|(other, _)| match &other.then {
+                    Then::Limit {
+                        key: other_key,
+                        limiter,
+                    } if other.name == rule.name && other_key.source() == key.source() => {
+                        Some(limiter)
+                    }
+                    _ => None,
+                });
+            if let Some(same) = same.filter(|same| same.rate() == limiter.rate()) {
+                limiter.continue_from(same);
+            }
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
