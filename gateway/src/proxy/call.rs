@@ -251,7 +251,7 @@ impl Call {
 
     /// What the rules say of it.
     fn admit(&mut self, head: &RequestHeader, path: &str) -> Result<(), Failure> {
-        let rules = &self.setup.config.policies;
+        let rules = &self.setup.config.policies.rules;
         if rules.is_empty() {
             return Ok(());
         }

@@ -7,6 +7,7 @@
 mod concurrent;
 mod head;
 mod limit;
+mod recalled;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use calltap_correlate::exchange::Policy;
 
-use crate::expression::{Condition, Key};
+use crate::expression::{Condition, Facts, Key};
 
 pub use concurrent::{Gate, Place};
 pub use head::{AT_ADMISSION, Asked, Head};
 pub use limit::{Limiter, Rate, Stand};
+pub use recalled::Recalled;
 
 /// What happens to a call before it is forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +161,31 @@ impl Rules {
         }
     }
 
+    /// Lets every limit count on that `before` has by the same name with the same key and rate: a reload
+    /// gives nobody new calls. Both may be asked meanwhile.
+    pub fn continue_from(&mut self, before: &Self) {
+        for (rule, _) in &mut self.rules {
+            let Then::Limit { key, limiter } = &mut rule.then else {
+                continue;
+            };
+            let same = before
+                .rules
+                .iter()
+                .find_map(|(other, _)| match &other.then {
+                    Then::Limit {
+                        key: other_key,
+                        limiter,
+                    } if other.name == rule.name && other_key.source() == key.source() => {
+                        Some(limiter)
+                    }
+                    _ => None,
+                });
+            if let Some(same) = same.filter(|same| same.rate() == limiter.rate()) {
+                limiter.continue_from(same);
+            }
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -175,8 +202,8 @@ impl Rules {
         })
     }
 
-    /// Decides. `policy` receives what the record tells.
-    pub fn admit(&self, head: &Head<'_>, policy: &mut Policy, now_ns: u64) -> Decision {
+    /// Decides. `head` is a [`Head`], or what is [`Recalled`] of one; `policy` receives what the record tells.
+    pub fn admit(&self, head: &dyn Facts, policy: &mut Policy, now_ns: u64) -> Decision {
         let mut tightest: Option<Limited> = None;
         let mut places = Vec::new();
         for (rule, tally) in &self.rules {
@@ -261,7 +288,7 @@ impl Rules {
 
 impl Tally {
     /// What a call is counted by; `None` where it does not say so, and the rule does not apply then.
-    fn key<'h>(&self, key: &Key, head: &'h Head<'_>, on_error: OnError) -> Option<Cow<'h, str>> {
+    fn key<'h>(&self, key: &Key, head: &'h dyn Facts, on_error: OnError) -> Option<Cow<'h, str>> {
         match key.of(head) {
             Ok(key) => Some(key),
             Err(_) => {

@@ -136,6 +136,34 @@ fn a_key_that_names_a_header_is_not_shown_and_one_without_an_answer_may_be_share
 }
 
 #[test]
+fn a_limit_that_stays_the_same_counts_on_after_a_reload() {
+    let limit = |name: &str, key: &str, quota| {
+        let limiter = Limiter::new(
+            Rate {
+                quota,
+                window_s: 3_600,
+                burst: 1,
+            },
+            64,
+        );
+        let key = Key::read(key, AT_ADMISSION).unwrap();
+        Rules::new(vec![rule(name, "true", Then::Limit { key, limiter })])
+    };
+    let before = limit("one", "client.address", 1);
+    assert_eq!(admitted(&before, "/").0, Verdict::Allow);
+    for (name, key, quota, verdict) in [
+        ("one", "client.address", 1, Verdict::Limit),
+        ("other", "client.address", 1, Verdict::Allow),
+        ("one", "url.path", 1, Verdict::Allow),
+        ("one", "client.address", 2, Verdict::Allow),
+    ] {
+        let mut after = limit(name, key, quota);
+        after.continue_from(&before);
+        assert_eq!(admitted(&after, "/").0, verdict, "{name} {key} {quota}");
+    }
+}
+
+#[test]
 fn the_tightest_limit_is_told() {
     let limit = |quota, burst| Then::Limit {
         key: Key::read("client.address", AT_ADMISSION).unwrap(),
