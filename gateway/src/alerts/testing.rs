@@ -32,13 +32,13 @@ impl Teller {
 }
 
 impl Pretend {
-    /// No alerts yet.
+    /// No alerts yet. Its time begins ten minutes ago, so that what passes is the past.
     pub(crate) fn new(teller: Teller) -> Self {
         Self {
             alerts: Alerts::new(Terms::default(), 7, &[]),
             teller,
             clock: crate::clock::wall_clock(),
-            now_ns: crate::clock::now_ns(),
+            now_ns: crate::clock::now_ns().saturating_sub(600 * SECOND_NS),
         }
     }
 
@@ -65,7 +65,7 @@ impl Pretend {
             observed: 40.0,
             usual: 1.0,
             summary: "40 of 41 calls were refused".to_owned(),
-            since_ns: self.now_ns - SECOND_NS,
+            since_ns: self.now_ns.saturating_sub(SECOND_NS),
             source: None,
             call: Some(&call),
         };
