@@ -46,7 +46,7 @@ fn configurations_are_valid() {
     fs::write(dir.path().join("webhook.secret"), "secret\n").expect("write");
     for text in configurations {
         let file = dir.path().join("calltap.toml");
-        fs::write(&file, text).expect("write");
+        fs::write(&file, &text).expect("write");
         let output = Command::new(env!("CARGO_BIN_EXE_calltap"))
             .args(["check", "--config", "calltap.toml"])
             .current_dir(dir.path())

@@ -72,6 +72,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
             "unanswered": count.unanswered,
         }));
     });
+    let denied = api.denials.totals();
     Json(json!({
         "service": "calltap",
         "version": env!("CARGO_PKG_VERSION"),
@@ -83,6 +84,14 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "upstreams": api.facts.upstreams().groups,
         "rules": rules,
         "alerts": alerts_state(&api),
+        "denied": {
+            "in_kernel": api.denials.is_in_kernel(),
+            "networks": denied.networks,
+            "packets": denied.dropped.packets,
+            "bytes": denied.dropped.bytes,
+            "connections_closed": denied.closed,
+            "connections_refused": denied.refused,
+        },
         "records": api.account.snapshot(),
         "recent": {"records": api.recent.len(), "max": api.recent.max()},
         "streams": {"open": api.streams.open(), "dropped": api.streams.dropped()},
@@ -139,6 +148,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     records(&api, &mut out);
     rules(&api, &mut out);
     alerts(&api, &mut out);
+    denied(&api, &mut out);
     sockets(&api, &mut out);
     process(&api, &mut out);
     let headers = [(
@@ -288,6 +298,25 @@ fn alerts(api: &Api, out: &mut Exposition) {
         let failing = u8::from(tally.failing().is_some());
         family.add(&[("destination", tally.name())], failing);
     }
+}
+
+fn denied(api: &Api, out: &mut Exposition) {
+    let totals = api.denials.totals();
+    out.gauge("calltap_denied_networks", "Networks that are denied.")
+        .add(&[], totals.networks);
+    out.counter(
+        "calltap_denied_packets_total",
+        "Packets of denied networks that the kernel dropped.",
+    )
+    .add(&[], totals.dropped.packets);
+    out.counter("calltap_denied_bytes_total", "Bytes of those packets.")
+        .add(&[], totals.dropped.bytes);
+    out.counter(
+        "calltap_denied_connections_total",
+        "Connections of denied networks that were reset: those open when their client was denied, and those accepted after that.",
+    )
+    .add(&[("when", "open")], totals.closed)
+    .add(&[("when", "accepted")], totals.refused);
 }
 
 fn sockets(api: &Api, out: &mut Exposition) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::Selection;
+use calltap_policies::network::{BadNetwork, Network};
 
 use super::alerts::alerts;
 use super::error::did_you_mean;
@@ -40,10 +41,10 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let settle = section.read("settle", settle);
     let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
     let consumer = section.read("consumer", consumer);
-    let policies = section.read("policies", policies);
     let alerts = section.read("alerts", |section| alerts(section, &defaults));
     let shutdown = section.read("shutdown", shutdown);
     let proxy = section.read("proxy", proxy);
+    let policies = section.read("policies", |section| policies(section, proxy.as_ref()));
     let workers = section
         .key("workers")
         .and_then(|field| field.count::<usize>(0..=1024));
@@ -59,6 +60,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         section.lacks("routes", "there is no route", remedy);
     }
     section.finish();
+    let (policies, denials) = policies.unzip();
     Some(Config {
         listeners: listeners?,
         routes: routes?,
@@ -70,6 +72,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         consumer: consumer?,
         policies: policies?,
         alerts: alerts?,
+        denials: denials?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,
@@ -947,20 +950,11 @@ fn proxy(mut section: Section<'_>) -> Option<ProxyConfig> {
     })
 }
 
-fn network(field: Field<'_>) -> Option<Network> {
+pub(super) fn network(field: Field<'_>) -> Option<Network> {
     let text = field.text()?;
-    let error = match Network::parse(text) {
-        Ok(network) => return Some(network),
-        Err(error) => error,
-    };
-    let remedy = match error {
-        NetworkError::HostBits { network } => format!("did you mean \"{network}\"?"),
-        NetworkError::Address | NetworkError::Prefix { .. } => {
-            "write 10.0.0.0/8, fd00::/8 or one address".to_owned()
-        }
-    };
-    field.wrong(format!("{text:?}: {error}"), remedy);
-    None
+    text.parse()
+        .map_err(|why: BadNetwork| field.wrong(format!("{text:?}: {why}"), why.remedy()))
+        .ok()
 }
 
 /// Pingora's parser refuses longer ones itself, before anybody could answer 414 or 431.
