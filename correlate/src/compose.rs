@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::exchange::{
     Attempt, Consumer, EndedConnection, Exchange, ExternalEntry, GatewayTimes, Leg, Policy,
     Request, Response, Sharing, Stage, Text, TlsFacts, UpstreamBody, UpstreamLeg,
@@ -181,6 +183,39 @@ pub(crate) fn call_record(
     worse_of_both(record);
     record.enforce_limits();
     shared
+}
+
+/// The record of a call that is still open, as far as it is known. Its exchange says of every end that has
+/// not come how far it has got; the call's own record will be named after the exchange, and this one
+/// after `uid`.
+pub fn progress_record(exchange: Box<Exchange>, uid: Uuid, clock: WallClock) -> Arc<CallRecord> {
+    let call = exchange.uid;
+    let last = exchange.client.end;
+    let mut shared = call_record(exchange, &last, None, clock, &mut SynCache::new());
+    let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
+    record.kind = Kind::Progress;
+    record.uid = uid;
+    record.attached_to = Some(call.to_string());
+    // What is over when the call is.
+    record.timing_resp_written_us = None;
+    record.duration_us = None;
+    leave_out_parts(record);
+    shared
+}
+
+fn leave_out_parts(record: &mut CallRecord) {
+    record.delivered_us = None;
+    record.time_client_send_us = None;
+    record.time_kernel_wait_us = None;
+    record.time_gateway_us = None;
+    record.time_failed_attempts_us = None;
+    record.time_connect_us = None;
+    record.time_upstream_tls_us = None;
+    record.time_upstream_network_us = None;
+    record.time_upstream_server_us = None;
+    record.time_delivery_us = None;
+    record.time_delayed_ack_us = None;
+    record.time_unattributed_us = None;
 }
 
 /// Who ended a call that the gateway had every reason to think well of: it had written all of the

@@ -17,7 +17,7 @@ use crate::exchange::{Exchange, Sharing};
 use crate::record::{CallRecord, Settled};
 use crate::socket::{CallRanges, Counters, Coverage, SocketSnapshot, StreamRange};
 
-pub use crate::compose::{connection_record, external_record};
+pub use crate::compose::{connection_record, external_record, progress_record};
 pub use crate::record::WallClock;
 
 /// The first look comes after one smoothed round trip, but not sooner than this.

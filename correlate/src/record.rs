@@ -208,6 +208,7 @@ const CALL: &[Kind] = &[Kind::Call, Kind::Progress];
 const SOCKET: &[Kind] = &[Kind::Call, Kind::Connection, Kind::Progress];
 const CONNECTION: &[Kind] = &[Kind::Connection];
 const EXTERNAL: &[Kind] = &[Kind::External];
+const ATTACHED: &[Kind] = &[Kind::External, Kind::Progress];
 
 /// Where a text field names no other limit.
 const TEXT_MAX: usize = 256;
@@ -643,7 +644,11 @@ record! {
         }
         "External entries" of EXTERNAL {
             "message" [8192] message: Option<String>, "The entry's text.";
-            "attached_to" attached_to: Option<String>, "The record or the connection it belongs to, if exactly one matched.";
+        }
+        "External entries" of ATTACHED {
+            "attached_to" attached_to: Option<String>, "The record or the connection it belongs to, if exactly one matched; of a `progress`, the record that the call will leave.";
+        }
+        "External entries" of EXTERNAL {
             "matches" matches: Option<u32>, "How many matched.";
         }
         "Quality" of SOCKET {

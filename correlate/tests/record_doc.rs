@@ -111,6 +111,7 @@ fn kinds(kinds: &[Kind]) -> String {
     if kinds.len() == 4 {
         return "all".to_owned();
     }
+    let of_calls = kinds.contains(&Kind::Call);
     kinds
         .iter()
         .filter_map(|kind| match kind {
@@ -118,7 +119,8 @@ fn kinds(kinds: &[Kind]) -> String {
             Kind::Connection => Some("connection"),
             Kind::External => Some("external"),
             // Has what the call will have.
-            Kind::Progress => None,
+            Kind::Progress if of_calls => None,
+            Kind::Progress => Some("progress"),
         })
         .collect::<Vec<_>>()
         .join(", ")

@@ -11,7 +11,9 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry, Sharing};
-use calltap_correlate::join::{Correlator, Limits, WallClock, connection_record, external_record};
+use calltap_correlate::join::{
+    Correlator, Limits, WallClock, connection_record, external_record, progress_record,
+};
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{CallRanges, SocketSnapshot};
 use calltap_policies::Policies;
@@ -20,6 +22,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
 use crate::clock::{now_ns, wall_clock};
+use crate::identity::uuid_v7;
 use crate::server::{ClientConnection, Late, Shared};
 use crate::socket::TapSource;
 
@@ -27,6 +30,9 @@ use crate::socket::TapSource;
 const BATCH: Duration = Duration::from_millis(5);
 /// How often live sockets are swept and the tap's slots returned.
 const SWEEP_NS: u64 = 1_000_000_000;
+/// Once a sweep has found so many calls that are due to be told of, it leaves further connections to the
+/// next one.
+const PROGRESS_PER_SWEEP_MAX: usize = 512;
 
 /// A call whose response was written.
 pub(crate) struct Finished {
@@ -125,6 +131,8 @@ pub(crate) struct Pipeline {
     pub(crate) limits: Limits,
     /// Connections that are recorded each second at most; a scan must not fill the disk.
     pub(crate) connections_per_s_max: u32,
+    /// How often a call that stays open leaves a record, ns; `u64::MAX`: never.
+    pub(crate) interim_ns: u64,
     /// `service.instance.id` of all records.
     pub(crate) instance: Arc<str>,
     pub(crate) shared: Arc<Shared>,
@@ -194,7 +202,7 @@ impl Pipeline {
             if now.saturating_sub(swept_ns) >= SWEEP_NS {
                 swept_ns = now;
                 clock = wall_clock();
-                self.sweep(now);
+                self.sweep(clock, now);
                 self.tell(clock);
             }
             self.wait(&join, now);
@@ -262,15 +270,31 @@ impl Pipeline {
         }
     }
 
-    fn sweep(&mut self, now: u64) {
-        if let TapSource::Ebpf(tap) = &self.shared.tap {
+    fn sweep(&mut self, clock: WallClock, now: u64) {
+        let shared = Arc::clone(&self.shared);
+        if let TapSource::Ebpf(tap) = &shared.tap {
             tap.sweep();
         }
-        for connection in self.shared.registry.iter() {
-            let Policies { watch, alerts, .. } = &mut self.policies;
-            watch.socket(*connection.key(), &connection.counters(now), alerts, now);
+        let watch = &mut self.policies.watch;
+        let mut so_far = Vec::new();
+        for connection in shared.registry.iter() {
+            watch.socket(&connection.live(*connection.key()), now);
+            if so_far.len() < PROGRESS_PER_SWEEP_MAX {
+                connection.progress(self.interim_ns, now, |exchange| so_far.push(exchange));
+            }
+        }
+        for _ in 0..shared.closed.len() {
+            let Some(closed) = shared.closed.pop() else {
+                break;
+            };
+            watch.closed(&closed, now);
         }
         self.policies.tick(now);
+        for exchange in so_far {
+            self.entrance.account.complete(Kind::Progress);
+            self.review(progress_record(exchange, uuid_v7(), clock), now);
+        }
+        self.outlet.flush();
     }
 
     fn wait(&self, join: &Correlator<Settling>, now: u64) {

@@ -24,6 +24,7 @@ use calltap_policies::detect::{Bounds, Detectors};
 use calltap_policies::review::{Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::Tap;
+use crossbeam_queue::ArrayQueue;
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
@@ -227,7 +228,7 @@ impl Calltap {
             config.records.queue_max,
             Arc::clone(&account),
         ));
-        let registry = Arc::new(DashMap::new());
+        let registry = Arc::new(DashMap::with_shard_amount(server::REGISTRY_SHARDS));
         let denials = Arc::new(Denials::new(tap.clone(), Arc::clone(&registry)));
         let shared = Arc::new(Shared {
             limits: config.limits,
@@ -235,6 +236,7 @@ impl Calltap {
             registry,
             entrance: Arc::clone(&entrance),
             live: Live::default(),
+            closed: ArrayQueue::new(server::CLOSED_MAX),
             hooks: Arc::new(connect_hooks(&tap)),
             denials: Arc::clone(&denials),
             draining: AtomicBool::new(false),
@@ -269,6 +271,10 @@ impl Calltap {
                 unsettled_max: config.settle.unsettled_max,
             },
             connections_per_s_max: config.records.connections_per_s_max,
+            interim_ns: config
+                .records
+                .interim
+                .map_or(u64::MAX, |interim| interim.as_nanos() as u64),
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
             policies: Policies {

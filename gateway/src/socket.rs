@@ -173,6 +173,13 @@ impl Streams {
         self.0.lock().expect("no panic holds it").is_empty()
     }
 
+    /// How many were open at most while this one was, itself included.
+    pub(crate) fn most(&self, id: u64) -> u32 {
+        let streams = self.0.lock().expect("no panic holds it");
+        let stream = streams.iter().find(|stream| stream.id == id);
+        stream.map_or(1, |stream| stream.most)
+    }
+
     /// A stream ends: how many were open at most while it was, itself included.
     pub(crate) fn close(&self, id: u64) -> u32 {
         let mut streams = self.0.lock().expect("no panic holds it");

@@ -49,6 +49,7 @@ impl Policies {
     /// To be called about once a second, calls or not.
     pub fn tick(&mut self, now_ns: u64) {
         self.detectors.tick(&mut self.alerts, now_ns);
+        self.watch.tick(&mut self.alerts, now_ns);
         self.alerts.tick(now_ns);
     }
 }

@@ -213,6 +213,11 @@ impl Ledger {
         self.slot().map_or(0, |slot| slot.sent_offset())
     }
 
+    /// Since when the peer's window is closed, ns.
+    pub fn window_closed_since_ns(&self) -> Option<u64> {
+        nonzero(self.slot()?.zero_since_ns())
+    }
+
     /// One past the highest payload byte that the peer acknowledged.
     pub fn acked_offset(&self) -> u64 {
         self.slot().map_or(0, |slot| slot.acked_offset())

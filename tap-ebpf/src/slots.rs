@@ -169,6 +169,12 @@ impl Slot<'_> {
             .load(Ordering::Acquire)
     }
 
+    /// Since when the peer's window is closed, or 0.
+    pub(crate) fn zero_since_ns(&self) -> u64 {
+        self.word(offset_of!(Ledger, received.zero_since_ns))
+            .load(Ordering::Relaxed)
+    }
+
     pub(crate) fn sent_turns(&self) -> u32 {
         self.half(offset_of!(Ledger, sent.turns))
             .load(Ordering::Relaxed)

@@ -12,11 +12,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use calltap_correlate::exchange::ExternalEntry;
-use calltap_correlate::record::{CallRecord, free_key};
+use calltap_correlate::record::{CallRecord, Kind, free_key};
 use calltap_correlate::socket::SocketCookie;
 use calltap_policies::review::{REDACTED, Secrets};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::identity;
 
@@ -210,6 +211,15 @@ struct Sought {
     dst_port: Option<String>,
 }
 
+/// The uid of the call that a record is about, open or not.
+fn call_of(record: &CallRecord) -> Uuid {
+    let call = record.attached_to.as_deref();
+    match call.and_then(|call| Uuid::parse_str(call).ok()) {
+        Some(call) if record.kind == Kind::Progress => call,
+        _ => record.uid,
+    }
+}
+
 /// What fits.
 #[derive(Debug, PartialEq)]
 enum Found {
@@ -256,8 +266,9 @@ impl Sought {
     fn look_for_call(&self, recent: &Recent) -> Found {
         let mut uids = Vec::new();
         for (_, record) in recent.newest_first(u64::MAX) {
-            if self.fits_call(&record) && !uids.contains(&record.uid) {
-                uids.push(record.uid);
+            let uid = call_of(&record);
+            if self.fits_call(&record, uid) && !uids.contains(&uid) {
+                uids.push(uid);
             }
         }
         match uids.as_slice() {
@@ -317,8 +328,8 @@ impl Sought {
         }
     }
 
-    fn fits_call(&self, record: &CallRecord) -> bool {
-        let uid = record.uid.to_string();
+    fn fits_call(&self, record: &CallRecord, uid: Uuid) -> bool {
+        let uid = uid.to_string();
         let cookies = [record.client.socket_cookie, record.upstream.socket_cookie];
         self.uid
             .as_ref()

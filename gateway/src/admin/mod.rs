@@ -5,8 +5,8 @@
 //! its own runtime, so that nothing asked here can hold up a call.
 //!
 //! In reading order: [`serve`] listens, [`guard`] decides who may ask, the handlers are in
-//! [`status`], [`logging`], [`calls`], [`alerts`] and [`denied`]; [`recent`] and [`metrics`] keep what they
-//! tell, [`openapi`] describes it all.
+//! [`status`], [`logging`], [`calls`], [`alerts`] and [`denied`]; [`recent`] and [`metrics`] keep what they tell,
+//! [`openapi`] describes it all.
 
 mod alerts;
 mod calls;
@@ -188,27 +188,6 @@ fn endpoints() -> &'static [Endpoint] {
         },
         Endpoint {
             method: Method::GET,
-            path: "/api/v1/alerts",
-            open: false,
-            handler: || get(alerts::list),
-            describe: openapi::alerts,
-        },
-        Endpoint {
-            method: Method::GET,
-            path: "/api/v1/alerts/stream",
-            open: false,
-            handler: || get(alerts::live),
-            describe: openapi::alert_stream,
-        },
-        Endpoint {
-            method: Method::GET,
-            path: "/api/v1/alerts/{id}",
-            open: false,
-            handler: || get(alerts::one),
-            describe: openapi::alert,
-        },
-        Endpoint {
-            method: Method::GET,
             path: "/api/v1/denied",
             open: false,
             handler: || get(denied::list),
@@ -227,6 +206,27 @@ fn endpoints() -> &'static [Endpoint] {
             open: false,
             handler: || delete(denied::remove),
             describe: openapi::allow,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts",
+            open: false,
+            handler: || get(alerts::list),
+            describe: openapi::alerts,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/stream",
+            open: false,
+            handler: || get(alerts::live),
+            describe: openapi::alert_stream,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/{id}",
+            open: false,
+            handler: || get(alerts::one),
+            describe: openapi::alert,
         },
         Endpoint {
             method: Method::GET,

@@ -300,6 +300,18 @@ pub(super) fn status() -> Operation {
                     },
                 },
             },
+            "denied": {
+                "type": "object",
+                "description": "Of denied addresses; see /api/v1/denied.",
+                "properties": {
+                    "in_kernel": {"type": "boolean", "description": "The kernel drops their packets; otherwise their connections are reset when they are accepted."},
+                    "networks": {"type": "integer"},
+                    "packets": {"type": "integer", "description": "Dropped."},
+                    "bytes": {"type": "integer", "description": "Dropped."},
+                    "connections_closed": {"type": "integer", "description": "Open when their client was denied."},
+                    "connections_refused": {"type": "integer", "description": "Accepted and reset."},
+                },
+            },
             "alerts": {
                 "type": "object",
                 "properties": {
@@ -325,18 +337,6 @@ pub(super) fn status() -> Operation {
                             },
                         },
                     },
-                },
-            },
-            "denied": {
-                "type": "object",
-                "description": "Of denied addresses; see /api/v1/denied.",
-                "properties": {
-                    "in_kernel": {"type": "boolean", "description": "The kernel drops their packets; otherwise their connections are reset when they are accepted."},
-                    "networks": {"type": "integer"},
-                    "packets": {"type": "integer", "description": "Dropped."},
-                    "bytes": {"type": "integer", "description": "Dropped."},
-                    "connections_closed": {"type": "integer", "description": "Open when their client was denied."},
-                    "connections_refused": {"type": "integer", "description": "Accepted and reset."},
                 },
             },
             "records": stages,

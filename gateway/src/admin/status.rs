@@ -83,7 +83,6 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "sockets": {"client_connections": api.facts.connections()},
         "upstreams": api.facts.upstreams().groups,
         "rules": rules,
-        "alerts": alerts_state(&api),
         "denied": {
             "in_kernel": api.denials.is_in_kernel(),
             "networks": denied.networks,
@@ -92,6 +91,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
             "connections_closed": denied.closed,
             "connections_refused": denied.refused,
         },
+        "alerts": alerts_state(&api),
         "records": api.account.snapshot(),
         "recent": {"records": api.recent.len(), "max": api.recent.max()},
         "streams": {"open": api.streams.open(), "dropped": api.streams.dropped()},
@@ -147,8 +147,8 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     api.metrics.write(&mut out);
     records(&api, &mut out);
     rules(&api, &mut out);
-    alerts(&api, &mut out);
     denied(&api, &mut out);
+    alerts(&api, &mut out);
     sockets(&api, &mut out);
     process(&api, &mut out);
     let headers = [(
@@ -242,6 +242,25 @@ fn rules(api: &Api, out: &mut Exposition) {
     });
 }
 
+fn denied(api: &Api, out: &mut Exposition) {
+    let totals = api.denials.totals();
+    out.gauge("calltap_denied_networks", "Networks that are denied.")
+        .add(&[], totals.networks);
+    out.counter(
+        "calltap_denied_packets_total",
+        "Packets of denied networks that the kernel dropped.",
+    )
+    .add(&[], totals.dropped.packets);
+    out.counter("calltap_denied_bytes_total", "Bytes of those packets.")
+        .add(&[], totals.dropped.bytes);
+    out.counter(
+        "calltap_denied_connections_total",
+        "Connections of denied networks that were reset: those open when their client was denied, and those accepted after that.",
+    )
+    .add(&[("when", "open")], totals.closed)
+    .add(&[("when", "accepted")], totals.refused);
+}
+
 fn alerts(api: &Api, out: &mut Exposition) {
     let mut open: BTreeMap<_, u64> = DETECTORS
         .iter()
@@ -298,25 +317,6 @@ fn alerts(api: &Api, out: &mut Exposition) {
         let failing = u8::from(tally.failing().is_some());
         family.add(&[("destination", tally.name())], failing);
     }
-}
-
-fn denied(api: &Api, out: &mut Exposition) {
-    let totals = api.denials.totals();
-    out.gauge("calltap_denied_networks", "Networks that are denied.")
-        .add(&[], totals.networks);
-    out.counter(
-        "calltap_denied_packets_total",
-        "Packets of denied networks that the kernel dropped.",
-    )
-    .add(&[], totals.dropped.packets);
-    out.counter("calltap_denied_bytes_total", "Bytes of those packets.")
-        .add(&[], totals.dropped.bytes);
-    out.counter(
-        "calltap_denied_connections_total",
-        "Connections of denied networks that were reset: those open when their client was denied, and those accepted after that.",
-    )
-    .add(&[("when", "open")], totals.closed)
-    .add(&[("when", "accepted")], totals.refused);
 }
 
 fn sockets(api: &Api, out: &mut Exposition) {

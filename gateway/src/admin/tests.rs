@@ -110,8 +110,6 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
     change(&mut world);
     let recent = Recent::new(50);
     let metrics = Arc::<CallMetrics>::default();
-    let board = Board::new();
-    let (teller, changes) = Teller::only_to(&board);
     let denials = Arc::new(Denials::new(TapSource::Off, Arc::default()));
     let list = List {
         name: "blocked".into(),
@@ -126,6 +124,8 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
         max: 3,
     };
     denials.configure(&config, vec![]).expect("there is room");
+    let board = Board::new();
+    let (teller, changes) = Teller::only_to(&board);
     let running = bound
         .start(Sources {
             facts: Box::new(world),
@@ -594,7 +594,16 @@ fn an_entry_is_attached_only_to_exactly_one() {
     };
     let mut to_upstream = of_connection(with_id(5, "r5"), 5, "192.0.2.5:1005");
     to_upstream.upstream.socket_cookie = SocketCookie::new(50);
+    let open = |n, of: u128, id: &str| CallRecord {
+        kind: Kind::Progress,
+        attached_to: Some(Uuid::from_u128(of).to_string()),
+        ..with_id(n, id)
+    };
     server.feed([
+        // Told of twice while it was open, and is not over; once, and then it was.
+        open(30, 32, "open"),
+        open(31, 32, "open"),
+        open(33, 10, "r1"),
         of_connection(with_id(10, "r1"), 1, "192.0.2.1:1001"),
         of_connection(with_id(11, "twice"), 1, "192.0.2.1:1001"),
         of_connection(with_id(12, "twice"), 4, "192.0.2.4:1004"),
@@ -610,6 +619,7 @@ fn an_entry_is_attached_only_to_exactly_one() {
         (r#""cookie": 99"#, None, Some(0)),
         (r#""cookie": "one""#, None, Some(0)),
         (r#""request_id": "r1""#, Some(uid(10)), None),
+        (r#""request_id": "open""#, Some(uid(32)), None),
         (r#""request_id": "twice""#, None, Some(2)),
         (r#""request_id": "twice", "cookie": 4"#, Some(uid(12)), None),
         (
@@ -1150,6 +1160,10 @@ fn the_metrics_keep_their_names() {
         calltap_stream_dropped_records_total counter
         calltap_policy_applied_total counter
         calltap_policy_unanswered_total counter
+        calltap_denied_networks gauge
+        calltap_denied_packets_total counter
+        calltap_denied_bytes_total counter
+        calltap_denied_connections_total counter
         calltap_alerts_open gauge
         calltap_alerts_opened_total counter
         calltap_alerts_untold_total counter
@@ -1157,10 +1171,6 @@ fn the_metrics_keep_their_names() {
         calltap_alert_messages_waiting gauge
         calltap_alert_spool_bytes gauge
         calltap_alert_destination_failing gauge
-        calltap_denied_networks gauge
-        calltap_denied_packets_total counter
-        calltap_denied_bytes_total counter
-        calltap_denied_connections_total counter
         calltap_client_connections gauge
         calltap_tap_info gauge
         calltap_tap_ledgers gauge

@@ -624,15 +624,17 @@ impl Real {
             .arg("--cluster.listen-address=")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(&log).expect("created"))
             .spawn()
             .expect("alertmanager starts");
-        let real = Self {
+        let mut real = Self {
             child,
             address,
             _dir: dir,
         };
         wait_for("alertmanager to be ready", || {
+            let ended = real.child.try_wait().expect("our child").is_some();
+            assert!(!ended, "{}", fs::read_to_string(&log).unwrap_or_default());
             real.get("/-/ready")
                 .filter(|answer| answer.contains(" 200 "))
         });

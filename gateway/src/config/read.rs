@@ -71,8 +71,8 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         admin: admin?,
         consumer: consumer?,
         policies: policies?,
-        alerts: alerts?,
         denials: denials?,
+        alerts: alerts?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,
@@ -718,6 +718,7 @@ fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
     let connections_per_s_max = section
         .key("connections_per_s_max")
         .and_then(|field| field.count(0..=1_000_000));
+    let interim = section.key("interim_s").and_then(|field| field.seconds());
     let queue_max = section
         .key("queue_max")
         .and_then(|field| field.count(1..=MANY));
@@ -731,6 +732,7 @@ fn records(mut section: Section<'_>) -> Option<RecordsConfig> {
         response_headers: response_headers?,
         connections: connections?,
         connections_per_s_max: connections_per_s_max?,
+        interim: Some(interim?).filter(|interim| !interim.is_zero()),
         queue_max: queue_max?,
     })
 }

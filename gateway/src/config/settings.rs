@@ -42,10 +42,10 @@ pub(crate) struct Config {
     pub(crate) consumer: ConsumerConfig,
     /// Rules about calls before they are forwarded.
     pub(crate) policies: Rules,
-    /// When something unusual becomes an alert, and who is told.
-    pub(crate) alerts: AlertsConfig,
     /// Who is denied before there is a call.
     pub(crate) denials: DenialsConfig,
+    /// When something unusual becomes an alert, and who is told.
+    pub(crate) alerts: AlertsConfig,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.
@@ -205,6 +205,8 @@ pub(crate) struct RecordsConfig {
     pub(crate) connections: Connections,
     /// At most so many records of such connections a second.
     pub(crate) connections_per_s_max: u32,
+    /// How often a call that stays open leaves a record; `None`: never.
+    pub(crate) interim: Option<Duration>,
     /// Records that may wait for the disk.
     pub(crate) queue_max: usize,
 }
@@ -311,6 +313,18 @@ pub(crate) enum ConsumerSource {
     MtlsIssuer,
     /// The client certificate's SHA-256.
     MtlsSha256,
+}
+
+/// Who is denied, by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DenialsConfig {
+    /// Each with a name of its own; together no more different networks than `max`.
+    pub(crate) lists: Arc<[List]>,
+    /// Who may never be denied, as far as the configuration knows addresses: upstreams are not among
+    /// them.
+    pub(crate) never: Vec<Never>,
+    /// How many networks may be denied at a time.
+    pub(crate) max: usize,
 }
 
 /// When something unusual becomes an alert, and who is told.
@@ -463,18 +477,6 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(..)")
     }
-}
-
-/// Who is denied, by address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DenialsConfig {
-    /// Each with a name of its own; together no more different networks than `max`.
-    pub(crate) lists: Arc<[List]>,
-    /// Who may never be denied, as far as the configuration knows addresses: upstreams are not among
-    /// them.
-    pub(crate) never: Vec<Never>,
-    /// How many networks may be denied at a time.
-    pub(crate) max: usize,
 }
 
 /// How calltap ends.

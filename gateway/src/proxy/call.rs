@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calltap_correlate::exchange::{
-    ApiNames, Consumer, Exchange, GatewayTimes, Policy, Request, Response, Sharing, UpstreamBody,
+    ApiNames, Consumer, Exchange, GatewayTimes, Leg, Policy, Request, Response, Sharing,
+    UpstreamBody,
 };
 use calltap_correlate::socket::{
     CallRanges, Counters, Coverage, DirectionTotals, StreamRange, Turns,
 };
 use calltap_policies::admit::{Asked, Head, Limited, Verdict};
+use calltap_tap::Ledger;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -26,6 +28,7 @@ use super::failure::{
     Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE,
     UPSTREAM_TIMEOUT, URI_TOO_LONG, WRONG_METHOD, is_of_time, outcome, reset_code,
 };
+use super::open::{OpenCall, Step};
 use super::upstream_leg::UpstreamUse;
 use super::{Setup, describe, is_final, strict};
 use crate::account::Open;
@@ -75,6 +78,13 @@ pub(crate) struct Call {
     /// Why the last attempt failed.
     attempt_failure: Option<Failure>,
     request_body_bytes: u64,
+    response_body_bytes: u64,
+    /// What it waits for...
+    step: Step,
+    /// ...and since when.
+    step_ns: u64,
+    /// When it was last told of while it was open.
+    told_ns: u64,
     /// What the client was answered came from the gateway.
     answered: bool,
     upstream_length: UpstreamLength,
@@ -127,7 +137,7 @@ impl Call {
             }
         }
         let deadline_ns = until(head_read_ns, setup.config.limits.total);
-        client.request_seq = connection.begin_call(deadline_ns);
+        client.request_seq = connection.begin_call(head_read_ns, deadline_ns);
         let exchange = Box::new(Exchange {
             uid: identity::uuid_v7(),
             request: Request::default(),
@@ -178,6 +188,13 @@ impl Call {
             failure: None,
             attempt_failure: None,
             request_body_bytes: 0,
+            response_body_bytes: 0,
+            step: match body {
+                Body::Length(0) => Step::Upstream,
+                _ => Step::Body,
+            },
+            step_ns: head_read_ns,
+            told_ns: head_read_ns,
             answered: false,
             upstream_length: UpstreamLength::Unknown,
         }
@@ -280,14 +297,37 @@ impl Call {
     }
 
     /// Part of the request's body passes: an error when there was too much of it.
-    pub(super) fn count_request_body(&mut self, bytes: usize) -> Result<()> {
+    pub(super) fn count_request_body(&mut self, bytes: usize, is_end: bool) -> Result<()> {
         self.check_time()?;
+        if is_end && self.step == Step::Body {
+            self.enter(Step::Upstream, now_ns());
+        }
         self.request_body_bytes += bytes as u64;
         if self.request_body_bytes > self.body_max() {
             self.failure = Some(BODY_TOO_LARGE);
             return Error::e_explain(ErrorType::HTTPStatus(413), BODY_TOO_LARGE.message);
         }
         Ok(())
+    }
+
+    /// Part of the response's body passes.
+    pub(super) fn count_response_body(&mut self, bytes: usize) {
+        self.response_body_bytes += bytes as u64;
+    }
+
+    fn enter(&mut self, step: Step, now_ns: u64) {
+        self.step = step;
+        self.step_ns = now_ns;
+    }
+
+    /// What it waits for and since when.
+    pub(super) fn waits(&self) -> (Step, u64) {
+        (self.step, self.step_ns)
+    }
+
+    /// Nobody is to look at it any more.
+    pub(super) fn hide(&self, shown: &Arc<OpenCall>) {
+        self.connection.hide(shown);
     }
 
     /// Part of a body passes: an error when the call's time is up. On HTTP/1 the connection's own
@@ -476,7 +516,9 @@ impl Call {
 
     /// The upstream's final response head is here.
     pub(super) fn response_read(&mut self, session: &Session, response: &ResponseHeader) {
-        self.exchange.times.resp_read_ns = Some(now_ns());
+        let now_ns = now_ns();
+        self.exchange.times.resp_read_ns = Some(now_ns);
+        self.enter(Step::Response, now_ns);
         self.upstream_length = UpstreamLength::of(&session.req_header().method, response);
         self.exchange.response.upstream_status = Some(response.status.as_u16());
         if self.wants_upgrade {
@@ -496,6 +538,7 @@ impl Call {
             session.set_read_timeout(idle);
             session.set_write_timeout(idle);
             self.exchange.client.sharing = Sharing::Upgraded;
+            self.step = Step::Upgraded;
             self.deadline_ns = u64::MAX;
             self.connection.limit_call(u64::MAX);
         }
@@ -519,6 +562,7 @@ impl Call {
             tell_limit(limited, response)?;
         }
         let allowed = &self.setup.config.records.response_headers;
+        self.exchange.response.status = Some(response.status.as_u16());
         self.exchange.response.headers =
             describe::headers(&response.headers, allowed, &self.setup.secrets);
         self.note_grpc_status(&response.headers);
@@ -548,9 +592,10 @@ impl Call {
         }
     }
 
-    /// Answers instead of the upstream.
-    pub(super) async fn answer(&mut self, session: &mut Session, failure: Failure) -> Result<()> {
+    /// The answer to be written instead of the upstream's.
+    pub(super) fn answer(&mut self, failure: Failure) -> Result<(ResponseHeader, Bytes)> {
         self.failure = Some(failure);
+        self.enter(Step::Response, now_ns());
         let body = serde_json::json!({
             "error": failure.error_type,
             "message": failure.message,
@@ -565,10 +610,7 @@ impl Call {
         }
         self.begin_response(&mut head)?;
         self.answered = true;
-        session
-            .as_downstream_mut()
-            .write_error_response(head, body)
-            .await
+        Ok((head, body))
     }
 
     /// What an error of Pingora's means for this call.
@@ -594,7 +636,7 @@ impl Call {
 
     /// The call's last moment on the request path.
     pub(super) fn finish(
-        mut self: Box<Self>,
+        mut self,
         session: &mut Session,
         error: Option<&Error>,
     ) -> (Open, Finished) {
@@ -677,6 +719,31 @@ impl Call {
             late,
         };
         (self.open, finished)
+    }
+
+    /// What is known of it so far, once every `interim_ns`.
+    pub(super) fn progress(&mut self, interim_ns: u64, now_ns: u64) -> Option<Box<Exchange>> {
+        if now_ns.saturating_sub(self.told_ns) < interim_ns {
+            return None;
+        }
+        self.told_ns = now_ns;
+        let mut exchange = self.exchange.clone();
+        exchange.times.resp_written_ns = now_ns;
+        exchange.request.body_bytes = self.request_body_bytes;
+        exchange.response.body_bytes = self.response_body_bytes;
+        exchange.attempts = self.attempts.list();
+        exchange.upstream = self.upstream.as_ref().map(UpstreamUse::so_far);
+        let connection = &self.connection;
+        let leg = &mut exchange.client;
+        leg.end = connection.counters(now_ns);
+        if leg.sharing == Sharing::Multiplexed {
+            leg.streams = connection.streams.most(self.stream);
+            return Some(exchange);
+        }
+        leg.received_range = Some(self.received_start..connection.wire_read());
+        leg.sent_range = Some(self.sent_start..connection.wire_written());
+        copy_turns(leg, connection.socket.ledger());
+        Some(exchange)
     }
 
     /// Whether all that went wrong is that a client, answered early, kept the rest of its request to
@@ -768,14 +835,7 @@ impl Call {
             leg.received_range = Some(self.received_start..connection.wire_read());
         }
         leg.sent_range = Some(self.sent_start..connection.wire_written());
-        if let Some(ledger) = connection.socket.ledger() {
-            if let Some(range) = &leg.received_range {
-                leg.received = ledger.received(range);
-            }
-            if let Some(range) = &leg.sent_range {
-                leg.sent = ledger.sent(range);
-            }
-        }
+        copy_turns(leg, connection.socket.ledger());
         let sent = leg.sent_range.clone().filter(|range| !range.is_empty())?;
         let received = leg.received_range.clone().unwrap_or_default();
         if leg.sent.acked(sent.end) {
@@ -850,6 +910,17 @@ fn change_headers(
     match verbatim {
         Some(target) => request.set_raw_path(&target),
         None => Ok(()),
+    }
+}
+
+/// The turns of both ranges, while the connection is the call's.
+fn copy_turns(leg: &mut Leg, ledger: Option<&Ledger>) {
+    let Some(ledger) = ledger else { return };
+    if let Some(range) = &leg.received_range {
+        leg.received = ledger.received(range);
+    }
+    if let Some(range) = &leg.sent_range {
+        leg.sent = ledger.sent(range);
     }
 }
 

@@ -8,6 +8,7 @@
 mod call;
 mod describe;
 mod failure;
+mod open;
 mod strict;
 mod upstream_leg;
 
@@ -39,6 +40,10 @@ use crate::socket::carried;
 use crate::upstream::Upstreams;
 
 use call::Call;
+use failure::Failure;
+use open::Held;
+pub(crate) use open::{OpenCall, Step};
+
 /// What a reload swaps as a whole: the configuration and everything built from it.
 pub(crate) struct Setup {
     /// As loaded.
@@ -67,16 +72,26 @@ impl Gateway {
 }
 
 /// What Pingora's phases pass along. Empty until the head was read.
-pub(crate) type CallContext = Option<Box<Call>>;
+pub(crate) type CallContext = Option<Arc<OpenCall>>;
 
-fn call(ctx: &mut CallContext) -> &mut Call {
-    ctx.as_mut()
+fn call(ctx: &CallContext) -> Held<'_> {
+    ctx.as_ref()
         .expect("early_request_filter runs first and fills it")
+        .hold()
 }
 
 /// 101 ends HTTP on the connection, so unlike its neighbours it is a final response.
 fn is_final(response: &ResponseHeader) -> bool {
     !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Answers instead of the upstream.
+async fn answer(session: &mut Session, ctx: &CallContext, failure: Failure) -> Result<()> {
+    let (head, body) = call(ctx).answer(failure)?;
+    session
+        .as_downstream_mut()
+        .write_error_response(head, body)
+        .await
 }
 
 #[async_trait]
@@ -111,7 +126,7 @@ impl ProxyHttp for Gateway {
         let hooks = Arc::clone(&self.shared.hooks);
         let call = Call::begin(
             session,
-            connection,
+            Arc::clone(&connection),
             setup,
             hooks,
             open,
@@ -128,16 +143,18 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         session.set_pipelining_enabled(true);
-        *ctx = Some(Box::new(call));
+        let call = Arc::new(OpenCall::new(call));
+        connection.show(&call);
+        *ctx = Some(call);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut CallContext) -> Result<bool> {
-        let call = call(ctx);
-        match call.resolve(session) {
+        let resolved = call(ctx).resolve(session);
+        match resolved {
             Ok(()) => Ok(false),
             Err(failure) => {
-                call.answer(session, failure).await?;
+                answer(session, ctx, failure).await?;
                 Ok(true)
             }
         }
@@ -196,10 +213,10 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        is_end: bool,
         ctx: &mut CallContext,
     ) -> Result<()> {
-        call(ctx).count_request_body(body.as_ref().map_or(0, Bytes::len))
+        call(ctx).count_request_body(body.as_ref().map_or(0, Bytes::len), is_end)
     }
 
     async fn upstream_response_filter(
@@ -232,7 +249,7 @@ impl ProxyHttp for Gateway {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        let call = call(ctx);
+        let mut call = call(ctx);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             call.upgraded(session, response);
         } else if self.shared.draining.load(Acquire) {
@@ -245,11 +262,12 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         is_end: bool,
         ctx: &mut CallContext,
     ) -> Result<Option<Duration>> {
-        let call = call(ctx);
+        let mut call = call(ctx);
+        call.count_response_body(body.as_ref().map_or(0, Bytes::len));
         call.check_time()?;
         if is_end {
             call.response_ended();
@@ -273,17 +291,17 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut CallContext,
     ) -> FailToProxy {
-        let Some(call) = ctx.as_mut() else {
+        if ctx.is_none() {
             return FailToProxy {
                 error_code: 500,
                 can_reuse_downstream: false,
             };
-        };
-        let failure = call.failure_of(error);
+        }
+        let failure = call(ctx).failure_of(error);
         // A 100 Continue is no answer.
         let answered = session.response_written().is_some_and(is_final);
         let unanswered = failure.status != 0 && !answered;
-        if unanswered && let Err(error) = call.answer(session, failure).await {
+        if unanswered && let Err(error) = answer(session, ctx, failure).await {
             tracing::debug!("a client is gone before it could be answered: {error}");
         }
         FailToProxy {
@@ -293,7 +311,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut CallContext) {
-        if let Some(call) = ctx.take() {
+        if let Some(shown) = ctx.take()
+            && let Some(call) = shown.take()
+        {
+            call.hide(&shown);
             let (open, finished) = call.finish(session, error);
             self.shared.entrance.call_finished(open, finished);
         }

@@ -10,6 +10,7 @@ use calltap_correlate::exchange::{Sharing, UpstreamLeg};
 use calltap_correlate::socket::{Counters, SocketCookie, StreamRange};
 use pingora::protocols::Digest;
 
+use crate::clock::now_ns;
 use crate::tls::facts;
 use crate::upstream::UpstreamConnection;
 
@@ -89,6 +90,29 @@ impl UpstreamUse {
     /// It speaks another protocol from here on.
     pub(super) fn upgraded(&mut self) {
         self.leg.leg.sharing = Sharing::Upgraded;
+    }
+
+    /// What is known of it while the call is open. Only a ledger can be read from another thread: the
+    /// socket itself may be closed meanwhile.
+    pub(super) fn so_far(&self) -> UpstreamLeg {
+        let mut so_far = self.leg.clone();
+        let Some(ledger) = self.connection.socket.ledger() else {
+            return so_far;
+        };
+        let leg = &mut so_far.leg;
+        leg.end = ledger.counters(now_ns());
+        if leg.sharing == Sharing::Multiplexed {
+            return so_far;
+        }
+        leg.sent_range = range(self.sent_start, sent(&leg.end));
+        leg.received_range = range(self.received_start, received(&leg.end));
+        if let Some(range) = &leg.sent_range {
+            leg.sent = ledger.sent(range);
+        }
+        if let Some(range) = &leg.received_range {
+            leg.received = ledger.received(range);
+        }
+        so_far
     }
 
     /// The call is done with it, or would have had more to send.

@@ -11,16 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
-use calltap_correlate::exchange::{EndedConnection, Stage, TlsFacts};
-use calltap_correlate::socket::{CallRanges, Close, Counters, DirectionTotals, SocketSnapshot};
+use calltap_correlate::exchange::{EndedConnection, Exchange, Stage, TlsFacts};
+use calltap_correlate::socket::{
+    CallRanges, Close, Counters, DirectionTotals, SocketCookie, SocketSnapshot,
+};
+use calltap_policies::watch::{self, ClosedSocket, LiveSocket, Parting};
 use calltap_tap::tcp_info;
 use memchr::memmem::Finder;
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
 use super::chunked::ChunkedBody;
 use crate::clock::now_ns;
 use crate::config::Limits;
 use crate::identity::{self, Peer};
+use crate::proxy::{OpenCall, Step};
 use crate::socket::{Socket, Source, Streams};
 
 /// What a connection is doing, and so which deadline applies to it.
@@ -140,6 +145,8 @@ pub(crate) struct ClientConnection {
     tls: OnceLock<Arc<TlsFacts>>,
     handshake_failure: OnceLock<&'static str>,
     doing: AtomicU8,
+    /// Since when it does that.
+    since_ns: AtomicU64,
     deadline_ns: AtomicU64,
     ended: AtomicU8,
     wire_read: AtomicU64,
@@ -160,6 +167,8 @@ pub(crate) struct ClientConnection {
     answered: AtomicU32,
     multiplexed: AtomicBool,
     pub(crate) streams: Streams,
+    /// The calls that are open on it: one at a time, but for HTTP/2.
+    open_calls: Mutex<SmallVec<[Weak<OpenCall>; 1]>>,
     previous: Mutex<Option<Arc<Late>>>,
     /// The connection before the next request's first byte.
     before: Mutex<Counters>,
@@ -248,6 +257,7 @@ impl ClientConnection {
             tls: OnceLock::new(),
             handshake_failure: OnceLock::new(),
             doing: AtomicU8::new(doing as u8),
+            since_ns: AtomicU64::new(accepted_ns),
             deadline_ns: AtomicU64::new(deadline_ns),
             ended: AtomicU8::new(Ended::Quietly as u8),
             wire_read: AtomicU64::new(0),
@@ -264,6 +274,7 @@ impl ClientConnection {
             answered: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             streams: Streams::default(),
+            open_calls: Mutex::default(),
             previous: Mutex::default(),
             before: Mutex::default(),
             read_dry: Mutex::default(),
@@ -427,6 +438,7 @@ impl ClientConnection {
 
     fn set_doing_at(&self, doing: Doing, for_ns: u64, now_ns: u64) {
         self.doing.store(doing as u8, Relaxed);
+        self.since_ns.store(now_ns, Relaxed);
         self.deadline_ns
             .store(now_ns.saturating_add(for_ns), Relaxed);
     }
@@ -626,12 +638,13 @@ impl ClientConnection {
     }
 
     /// A call's head was read: counts it and gives it until `until_ns`.
-    pub(crate) fn begin_call(&self, until_ns: u64) -> u32 {
+    pub(crate) fn begin_call(&self, now_ns: u64, until_ns: u64) -> u32 {
         let until_ns = match self.is_multiplexed() {
             true => u64::MAX,
             false => until_ns,
         };
         self.doing.store(Doing::Call as u8, Relaxed);
+        self.since_ns.store(now_ns, Relaxed);
         self.deadline_ns.store(until_ns, Relaxed);
         self.calls.fetch_add(1, Relaxed) + 1
     }
@@ -641,6 +654,24 @@ impl ClientConnection {
         if !self.is_multiplexed() {
             self.deadline_ns.store(until_ns, Relaxed);
         }
+    }
+
+    /// Lets others look at a call of this connection while it is open.
+    pub(crate) fn show(&self, call: &Arc<OpenCall>) {
+        let mut open = self.open_calls();
+        // Those that nobody took away are of tasks that were ended from outside.
+        open.retain(|call| call.strong_count() > 0);
+        open.push(Arc::downgrade(call));
+    }
+
+    /// The call is not open any more.
+    pub(crate) fn hide(&self, call: &Arc<OpenCall>) {
+        self.open_calls()
+            .retain(|shown| !std::ptr::eq(shown.as_ptr(), Arc::as_ptr(call)));
+    }
+
+    fn open_calls(&self) -> MutexGuard<'_, SmallVec<[Weak<OpenCall>; 1]>> {
+        self.open_calls.lock().expect("no panic holds it")
     }
 
     /// Whether the next request is still to come, for all that was read.
@@ -729,6 +760,98 @@ impl ClientConnection {
     pub(crate) fn was_reset(&self) -> bool {
         let ledger = self.socket.ledger();
         ledger.is_some_and(|ledger| ledger.counters(now_ns()).close == Some(Close::RstIn))
+    }
+
+    /// What a sweep is shown of it. Asks the kernel nothing: a ledger is read where there is one.
+    pub(crate) fn live(&self, cookie: SocketCookie) -> LiveSocket {
+        let (read, written) = (self.wire_read(), self.wire_written());
+        let mut live = LiveSocket {
+            cookie,
+            peer: self.peer.address,
+            listener: self.local,
+            accepted_ns: self.accepted_ns,
+            doing: watch::Doing::Idle,
+            since_ns: self.since_ns.load(Relaxed),
+            calls: self.calls(),
+            bodies: 0,
+            read_bytes: read,
+            written_bytes: written,
+            unread_bytes: None,
+            unacked_bytes: None,
+            blocked_since_ns: Some(self.blocked_since_ns.load(Relaxed)).filter(|ns| *ns != 0),
+            window_closed_since_ns: None,
+        };
+        match self.doing() {
+            Doing::Securing => live.doing = watch::Doing::Securing,
+            Doing::Idle => {}
+            Doing::Head => live.doing = watch::Doing::Head,
+            Doing::Call => self.wait_of_calls(&mut live),
+        }
+        if let Some(ledger) = self.socket.ledger() {
+            live.unread_bytes = Some(ledger.received_offset().saturating_sub(read));
+            live.unacked_bytes = Some(written.saturating_sub(ledger.acked_offset()));
+            live.window_closed_since_ns = ledger.window_closed_since_ns();
+        }
+        live
+    }
+
+    /// What the slowest of the open calls waits for. One that is worked on right now waits for nothing,
+    /// as one does that waits for its upstream.
+    fn wait_of_calls(&self, live: &mut LiveSocket) {
+        let mut slowest = (0, watch::Doing::Upstream);
+        for call in self.open_calls().iter().filter_map(Weak::upgrade) {
+            let Some((step, since_ns)) = call.waits() else {
+                continue;
+            };
+            let waits = match step {
+                Step::Upstream => (0, watch::Doing::Upstream),
+                Step::Response => (1, watch::Doing::Response),
+                Step::Body => (2, watch::Doing::Body),
+                Step::Upgraded => (3, watch::Doing::Upgraded),
+            };
+            live.bodies += u32::from(step == Step::Body);
+            if waits.0 >= slowest.0 {
+                slowest = waits;
+                live.since_ns = since_ns;
+            }
+        }
+        live.doing = slowest.1;
+    }
+
+    /// What is known so far of its calls that were open for `interim_ns`, or as long since they were
+    /// last told of.
+    pub(crate) fn progress(
+        &self,
+        interim_ns: u64,
+        now_ns: u64,
+        mut tell: impl FnMut(Box<Exchange>),
+    ) {
+        let is_young = |since_ns: u64| now_ns.saturating_sub(since_ns) < interim_ns;
+        if is_young(self.accepted_ns) || self.doing() != Doing::Call {
+            return;
+        }
+        for call in self.open_calls().iter().filter_map(Weak::upgrade) {
+            if let Some(so_far) = call.progress(interim_ns, now_ns) {
+                tell(so_far);
+            }
+        }
+    }
+
+    /// What a sweep is told of it when it has ended.
+    pub(super) fn closed(&self) -> ClosedSocket {
+        ClosedSocket {
+            peer: self.peer.address,
+            listener: self.local,
+            calls: self.calls(),
+            fresh_bytes: self.wire_read().saturating_sub(self.received_floor()),
+            parting: match self.ended() {
+                Ended::ClientClosed | Ended::ClientReset => Parting::ByClient,
+                Ended::HeadTimeout | Ended::TlsTimeout => Parting::TimedOut,
+                // Whoever has called before may be silent.
+                Ended::IdleTimeout if self.calls() == 0 => Parting::TimedOut,
+                _ => Parting::Other,
+            },
+        }
     }
 
     /// What settles a call: `None` when the socket is gone and nothing can be learnt any more.

@@ -30,7 +30,9 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use calltap_correlate::socket::SocketCookie;
+use calltap_policies::watch::ClosedSocket;
 use calltap_tap::tcp_info;
+use crossbeam_queue::ArrayQueue;
 
 use crate::clock::now_ns;
 use crate::config::{Connections, Limits, ListenerConfig};
@@ -84,6 +86,13 @@ impl Listener {
     }
 }
 
+/// Connections that may end between two sweeps.
+pub(crate) const CLOSED_MAX: usize = 1 << 16;
+
+/// A sweep holds one shard of the registry at a time, and who accepts or ends a connection may wait for
+/// it: for a few microseconds, with so many.
+pub(crate) const REGISTRY_SHARDS: usize = 256;
+
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -115,6 +124,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) entrance: Arc<Entrance>,
     pub(crate) live: Live,
+    /// Connections that ended since the last sweep.
+    pub(crate) closed: ArrayQueue<ClosedSocket>,
     pub(crate) hooks: Arc<ConnectHooks>,
     pub(crate) denials: Arc<Denials>,
     /// Calls are not welcome any more.
@@ -174,6 +185,8 @@ impl Drop for Place {
             // Unless something else ended it before.
             self.connection.end(Ended::Shutdown);
         }
+        // More in a second than there is room for tell nothing that the others do not.
+        let _ = self.shared.closed.push(self.connection.closed());
         let ended = self.connection.ending();
         let recorded = match self.shared.connections {
             Connections::None => false,

@@ -13,6 +13,7 @@ mod identity;
 mod load;
 mod policies;
 mod process;
+mod progress;
 mod protocols;
 mod strict;
 mod tap_modes;
