@@ -54,8 +54,18 @@ impl Pretend {
         self.sees_of(detector, Subject::client(IpAddr::from([10, 0, 0, client])));
     }
 
+    /// The same of a client that completed a handshake.
+    pub(crate) fn sees_from(&mut self, detector: Detector, client: &str) {
+        let source: IpAddr = client.parse().expect("an address");
+        self.signal(detector, Subject::client(source), Some(source));
+    }
+
     /// A detector sees something of somebody.
     pub(crate) fn sees_of(&mut self, detector: Detector, subject: Subject) {
+        self.signal(detector, subject, None);
+    }
+
+    fn signal(&mut self, detector: Detector, subject: Subject, source: Option<IpAddr>) {
         let mut call = CallRecord::default();
         call.uid = Uuid::from_u128(0xca11);
         let signal = Signal {
@@ -66,7 +76,7 @@ impl Pretend {
             usual: 1.0,
             summary: "40 of 41 calls were refused".to_owned(),
             since_ns: self.now_ns.saturating_sub(SECOND_NS),
-            source: None,
+            source,
             call: Some(&call),
         };
         self.alerts.raise(signal, self.now_ns);

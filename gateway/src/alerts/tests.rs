@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
+use calltap_policies::addresses::Never;
 use calltap_policies::alert::Severity;
 use calltap_policies::detect::Detector;
 use expect_test::expect;
@@ -18,7 +19,8 @@ use serde_json::Value;
 
 use super::testing::Pretend;
 use super::*;
-use crate::config::Config;
+use crate::config::{AlertsDenyConfig, Config, DenialsConfig};
+use crate::socket::TapSource;
 use crate::tls::pem;
 use crate::tls::testing::Authority;
 
@@ -239,6 +241,7 @@ struct Delivering {
     delivery: Delivery,
     alerts: Pretend,
     board: Arc<Board>,
+    denials: Arc<Denials>,
 }
 
 fn deliver_with(config: &AlertsConfig) -> Delivering {
@@ -247,12 +250,14 @@ fn deliver_with(config: &AlertsConfig) -> Delivering {
         instance: "i-1".into(),
         base: Some("http://127.0.0.1:9901".to_owned()),
     };
-    let started = Delivery::start(config, link, Arc::clone(&board), PACE);
+    let denials = Arc::new(Denials::new(TapSource::Off, Arc::default()));
+    let started = Delivery::start(config, link, Arc::clone(&board), Arc::clone(&denials), PACE);
     let (delivery, teller) = started.expect("it starts");
     Delivering {
         delivery,
         alerts: Pretend::new(teller),
         board,
+        denials,
     }
 }
 
@@ -550,7 +555,9 @@ fn a_spool_that_cannot_be_made_is_named() {
         instance: "i".into(),
         base: None,
     };
-    let error = Delivery::start(&config, link, Board::new(), PACE).expect_err("no directory");
+    let denials = Arc::new(Denials::new(TapSource::Off, Arc::default()));
+    let started = Delivery::start(&config, link, Board::new(), denials, PACE);
+    let error = started.expect_err("no directory");
     let error = format!("{:#}", anyhow::Error::from(error));
     assert!(
         error.contains("alerts.spool_dir") && error.contains("secret"),
@@ -591,6 +598,69 @@ fn an_alertmanager_is_told_of_what_is_open_again_and_again() {
         (last["endsAt"] == told["resolved"]).then_some(())
     });
     assert_eq!(delivering.tally().failing(), None);
+    delivering.stop();
+}
+
+#[test]
+fn an_alert_denies_its_source_once_for_a_time() {
+    let place = Place::new();
+    let receiver = Receiver::start([]);
+    let mut config = place.webhook(&url(&receiver), "");
+    config.deny = AlertsDenyConfig {
+        detectors: vec![Detector::AuthFailures],
+        for_: Duration::from_secs(60),
+    };
+    let mut delivering = deliver_with(&config);
+    let denials = DenialsConfig {
+        lists: vec![].into(),
+        never: vec![Never {
+            network: "10.0.0.9/32".parse().expect("a network"),
+            why: "a friend".into(),
+        }],
+        max: 10,
+    };
+    let configured = delivering.denials.configure(&denials, vec![]);
+    configured.expect("there is room");
+    let alerts = &mut delivering.alerts;
+    alerts.sees_from(Detector::AuthFailures, "10.0.0.1");
+    alerts.sees_from(Detector::AuthFailures, "10.0.0.9"); // a friend
+    alerts.sees_from(Detector::Scraping, "10.0.0.2"); // not of these detectors
+    alerts.sees(Detector::AuthFailures, 3); // no handshake
+    alerts.sees_from(Detector::AuthFailures, "2001:db8::1:2:3:4");
+    receiver.got(5);
+    let told = delivering.denials.told(None);
+    let mut denied: Vec<String> = told.iter().map(|told| told.network.to_string()).collect();
+    denied.sort();
+    assert_eq!(denied, ["10.0.0.1/32", "2001:db8::/64"]);
+    let why = told[0].why.as_deref().expect("a reason");
+    assert!(
+        why.starts_with("alert ") && why.ends_with(": auth_failures"),
+        "{why}"
+    );
+    assert_eq!(delivering.board.denials(), [("denied", 2), ("spared", 1)]);
+    // It goes on: the end stays where it was.
+    let end = |denials: &Denials| {
+        let told = denials.told(Some("10.0.0.1".parse().expect("an address")));
+        told[0].denial.until
+    };
+    let until = end(&delivering.denials);
+    delivering.alerts.quiet(59);
+    delivering
+        .alerts
+        .sees_from(Detector::AuthFailures, "10.0.0.1");
+    delivering.alerts.quiet(1);
+    delivering
+        .alerts
+        .sees_from(Detector::AuthFailures, "10.0.0.1");
+    wait_for("the update", || {
+        let got = receiver.got(5);
+        let updated = got
+            .iter()
+            .map(Got::shown)
+            .any(|shown| shown == "updated auth_failures 10.0.0.1");
+        updated.then_some(())
+    });
+    assert_eq!(end(&delivering.denials), until);
     delivering.stop();
 }
 
