@@ -171,14 +171,7 @@ impl Delivery {
         let thread = std::thread::Builder::new()
             .name("calltap-alerts".to_owned())
             .spawn(move || {
-                runtime.block_on(deliver(
-                    changes,
-                    &denier,
-                    &webhooks.all,
-                    &managers,
-                    &link,
-                    pace,
-                ));
+                runtime.block_on(deliver(changes, &denier, &webhooks, &managers, &link, pace));
                 runtime.shutdown_timeout(Duration::ZERO);
             })
             .map_err(thread)?;
@@ -245,16 +238,22 @@ fn webhooks(config: &AlertsConfig) -> Result<Webhooks, DeliveryError> {
 async fn deliver(
     mut changes: mpsc::Receiver<Arc<Told>>,
     denier: &Denier,
-    webhooks: &[Arc<Webhook>],
+    webhooks: &Webhooks,
     managers: &[Arc<Alertmanager>],
     link: &Link,
     pace: Pace,
 ) {
+    let Webhooks {
+        all: webhooks,
+        _directory,
+    } = webhooks;
     let mut senders = JoinSet::new();
-    for webhook in webhooks.iter().cloned() {
+    for webhook in webhooks {
+        let webhook = Arc::clone(webhook);
         senders.spawn(async move { webhook.run(pace).await });
     }
-    for manager in managers.iter().cloned() {
+    for manager in managers {
+        let manager = Arc::clone(manager);
         senders.spawn(async move { manager.run(pace).await });
     }
     let mut batch = Vec::with_capacity(BATCH_MAX);

@@ -66,8 +66,10 @@ impl Pretend {
     }
 
     fn signal(&mut self, detector: Detector, subject: Subject, source: Option<IpAddr>) {
-        let mut call = CallRecord::default();
-        call.uid = Uuid::from_u128(0xca11);
+        let call = CallRecord {
+            uid: Uuid::from_u128(0xca11),
+            ..CallRecord::default()
+        };
         let signal = Signal {
             detector,
             subject,
