@@ -263,8 +263,13 @@ impl Calltap {
             instance: Arc::clone(&instance),
             base: base.or_else(|| admin.as_ref().and_then(admin::Bound::url)),
         };
-        let (delivery, teller) =
-            Delivery::start(alerts, link, Arc::clone(&board), Pace::default())?;
+        let (delivery, teller) = Delivery::start(
+            alerts,
+            link,
+            Arc::clone(&board),
+            Arc::clone(&denials),
+            Pace::default(),
+        )?;
         let seed = RandomState::new().hash_one(now_ns());
         let join = Pipeline {
             entrance,

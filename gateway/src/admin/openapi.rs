@@ -336,6 +336,13 @@ pub(super) fn status() -> Operation {
                         "additionalProperties": {"type": "integer"},
                     },
                     "untold": {"type": "integer", "description": "Changes that no destination was told of, because too many were waiting."},
+                    "sources": {
+                        "type": "object",
+                        "properties": {
+                            "denied": {"type": "integer", "description": "Sources that alerts denied."},
+                            "spared": {"type": "integer", "description": "Sources that were to be denied, and may not be."},
+                        },
+                    },
                     "destinations": {
                         "type": "array",
                         "items": {

@@ -134,7 +134,12 @@ fn alerts_state(api: &Api) -> Value {
             says
         })
         .collect();
-    json!({"open": open, "untold": api.board.untold(), "destinations": destinations})
+    json!({
+        "open": open,
+        "untold": api.board.untold(),
+        "sources": BTreeMap::from(api.board.denials()),
+        "destinations": destinations,
+    })
 }
 
 /// `GET /healthz`: the process answers.
@@ -318,6 +323,13 @@ fn alerts(api: &Api, out: &mut Exposition) {
         "Changes of alerts that no destination was told of, because too many were waiting.",
     )
     .add(&[], api.board.untold());
+    let mut family = out.counter(
+        "calltap_alert_sources_total",
+        "Sources that alerts denied, or were to deny and may not.",
+    );
+    for (outcome, n) in api.board.denials() {
+        family.add(&[("outcome", outcome)], n);
+    }
     let mut family = out.counter(
         "calltap_alert_deliveries_total",
         "What became of messages about alerts; retried counts tries, the others messages.",

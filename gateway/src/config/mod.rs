@@ -169,6 +169,12 @@ impl Summary {
         for peer in &config.alerts.alertmanager.peers {
             lines.push(format!("alerts go to {}", peer.name));
         }
+        let deny = &config.alerts.deny;
+        if !deny.detectors.is_empty() {
+            let names = deny.detectors.iter().map(|detector| detector.info().name);
+            let (names, for_) = (names.collect::<Vec<_>>().join(", "), deny.for_);
+            lines.push(format!("alerts of {names} deny their source for {for_:?}"));
+        }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),
             RecordsPath::Stdout => "records go to standard output".to_owned(),

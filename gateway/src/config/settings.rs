@@ -354,6 +354,17 @@ pub(crate) struct AlertsConfig {
     pub(crate) webhooks: Vec<WebhookConfig>,
     /// Who is told what is open.
     pub(crate) alertmanager: AlertmanagerConfig,
+    /// Whose alerts deny their source.
+    pub(crate) deny: AlertsDenyConfig,
+}
+
+/// Alerts that deny their source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlertsDenyConfig {
+    /// Those of these detectors.
+    pub(crate) detectors: Vec<Detector>,
+    /// A source is denied for this long.
+    pub(crate) for_: Duration,
 }
 
 /// A server that alerts are sent to.

@@ -298,6 +298,32 @@ fn what_is_denied_at_run_time_ends_by_itself_or_is_taken_back() {
 }
 
 #[test]
+fn an_alert_denies_its_source_for_a_time() {
+    in_own_network(|| {
+        let (_backend, calltap) = started(
+            "ebpf",
+            "[alerts.deny]\ndetectors = [\"injection\"]\nfor_s = 3",
+        );
+        drop(call_from("198.51.100.7"));
+        let mut seven = Client::over(connect_from("198.51.100.7").expect("it is answered"));
+        let attack = "GET /bytes/1?q=1%27%20UNION%20SELECT%20password%20FROM%20information_schema \
+                      HTTP/1.1\r\nHost: api.test\r\n\r\n";
+        wait_for("its end", || {
+            let sent = seven.wire().send(attack);
+            let answer = sent.and_then(|()| seven.try_response("GET"));
+            answer.err().map(|error| error.kind())
+        });
+        let said = calltap.wait_said("198.51.100.7/32 is denied for 3s: alert ");
+        assert!(said.contains("alert opened: injection"), "{said}");
+        is_ignored("198.51.100.7");
+        drop(call_from("198.51.100.8"));
+        let (_, status) = ask("GET", "/api/v1/status", "");
+        assert_eq!(status["alerts"]["sources"]["denied"], 1);
+        wait_for("an answer", || connect_from("198.51.100.7").ok());
+    });
+}
+
+#[test]
 fn upstreams_trusted_peers_and_loopback_are_never_denied() {
     in_own_network(|| {
         let (_backend, calltap) = started(
