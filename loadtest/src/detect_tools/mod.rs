@@ -12,13 +12,16 @@ pub mod alerts;
 pub mod api;
 pub mod arena;
 pub mod chance;
+pub mod habits;
 pub mod http;
 pub mod kinds;
 pub mod life;
+pub mod made_up;
 pub mod people;
 pub mod report;
 pub mod score;
 pub mod stage;
+pub mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};

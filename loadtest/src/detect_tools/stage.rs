@@ -232,8 +232,12 @@ fn setup(calltap: &Path, arena: &Arena) -> Setup {
 
 fn routes(all: &[(&str, &str, &str)]) -> String {
     let route = |(name, path, method): &(&str, &str, &str)| {
+        let methods = match *method {
+            "GET" => "\"GET\", \"HEAD\"".to_owned(),
+            other => format!("\"{other}\""),
+        };
         format!(
-            "[[routes]]\nname = \"{name}\"\npath = \"{path}\"\nmethods = [\"{method}\"]\n\
+            "[[routes]]\nname = \"{name}\"\npath = \"{path}\"\nmethods = [{methods}]\n\
              upstream = \"backend\"\napi = {{ name = \"orders\", version = \"1.0.0\" }}\n"
         )
     };
