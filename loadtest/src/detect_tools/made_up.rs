@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
@@ -87,12 +87,6 @@ pub fn write(
         calls,
         days: (now - BEGIN) as f64 / DAY as f64,
     })
-}
-
-/// Writes to nobody who takes no more: a reader that has seen enough is no failure.
-pub fn is_gone(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,10 +314,10 @@ impl Weeks {
             begin_us,
             ids: [
                 // A UUIDv7 begins with the time, ms.
-                begin_us / 1_000 << 16 | chance.below(1 << 12),
-                chance.below(1 << 32) << 32 | chance.below(1 << 32),
-                chance.below(1 << 32) << 32 | chance.below(1 << 32),
-                chance.below(1 << 32) << 32 | chance.below(1 << 32),
+                ((begin_us / 1_000) << 16) | chance.below(1 << 12),
+                (chance.below(1 << 32) << 32) | chance.below(1 << 32),
+                (chance.below(1 << 32) << 32) | chance.below(1 << 32),
+                (chance.below(1 << 32) << 32) | chance.below(1 << 32),
             ],
             address: client.address,
             port: client.port,
@@ -413,7 +407,7 @@ impl Weeks {
                 end + wait
             }
             // From two in the night on, until all orders were looked at.
-            Actor::Large if client.at % api::LARGE == 0 => {
+            Actor::Large if client.at.is_multiple_of(api::LARGE) => {
                 client.nth = 0;
                 at_hour(2)
             }
@@ -422,12 +416,12 @@ impl Weeks {
                 client.nth = 0;
                 begin_us + 5 * S
             }
-            Actor::Crawler if client.at % 7_200 == 0 => {
+            Actor::Crawler if client.at.is_multiple_of(7_200) => {
                 client.nth = 0;
                 at_hour(5)
             }
             Actor::Crawler => end + S,
-            Actor::Nightly if client.at % 160 == 0 => {
+            Actor::Nightly if client.at.is_multiple_of(160) => {
                 client.nth = 0;
                 at_hour(3)
             }

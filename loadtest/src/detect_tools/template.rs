@@ -6,9 +6,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
+use std::path::Path;
 
+use anyhow::Context as _;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -426,6 +429,17 @@ impl Hole {
 pub struct Templates(HashMap<Sort, Vec<Template>>);
 
 impl Templates {
+    /// Takes all records of a file into account.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let mut templates = Self::default();
+        let file = File::open(path).with_context(|| path.display().to_string())?;
+        for (number, line) in (1..).zip(BufReader::new(file).split(b'\n')) {
+            let added = templates.add(&line?);
+            added.with_context(|| format!("line {number} of {}", path.display()))?;
+        }
+        Ok(templates)
+    }
+
     /// Takes a record into account, where it can stand for others.
     pub fn add(&mut self, line: &[u8]) -> serde_json::Result<()> {
         let fields: Fields = serde_json::from_slice(line)?;
