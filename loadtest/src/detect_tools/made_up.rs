@@ -190,6 +190,8 @@ impl Weeks {
 
     fn add(&mut self, actor: Actor, class: &'static str, address: Ipv4Addr, after: u64) {
         let chance = &mut self.chance;
+        // Who share an address share the way to it; of phones the last mile differs most.
+        let mut way = Chance::new(u64::from(address.to_bits()), 901);
         let (identity, stack, rtt_ms) = match actor {
             Actor::Person(nth) if class == "phone" => {
                 let stack = if chance.happens(0.5) {
@@ -202,7 +204,7 @@ impl Weeks {
             Actor::Person(nth) => {
                 let stack = [0, 0, 0, 1, 2, 4][chance.below(6) as usize];
                 let identity = Identity::browsing(nth, chance);
-                (identity, &STACKS[stack], chance.about(22.0, 0.6))
+                (identity, &STACKS[stack], way.about(22.0, 0.6))
             }
             _ => (Identity::phoning(0), &STACKS[1], chance.about(8.0, 0.4)),
         };
@@ -211,7 +213,7 @@ impl Weeks {
             class,
             address,
             stack,
-            hops: 5 + chance.below(14) as u8,
+            hops: 5 + way.below(14) as u8,
             rtt_us: rtt_ms * 1e3,
             identity,
             at: 0,
