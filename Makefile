@@ -1,7 +1,7 @@
 # The commands of everyday work. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint truth bench deny instructions fingerprints kernels
+.PHONY: help demo test lint truth bench deny detect instructions fingerprints kernels
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ fingerprints: ## Compare the fingerprints in records with those that p0f and a c
 	@scripts/bootstrap --test --fingerprints
 	cargo build -p calltap
 	cargo run -p calltap-loadtest -- fingerprints $(if $(JA4),--ja4 $(JA4))
+
+detect: ## Attack calltap with real tools among many who mean well and score its alerts; writes docs/detection.md (about an hour; KPI=DIR NAB=DIR score labelled series, too)
+	@scripts/bootstrap --test --detect
+	cargo build --profile quick -p calltap -p calltap-loadtest
+	cargo run --profile quick -p calltap-loadtest -- detect tools --write docs/detection.md
+	$(if $(and $(KPI),$(NAB)),cargo run --profile quick -p calltap-loadtest -- detect series --kpi $(KPI) --nab $(NAB))
 
 kernels: ## Run the tap's tests and checked calls on Linux 6.1, 6.12, this one and one too old; writes docs/truth.md
 	@scripts/bootstrap --test --kernels

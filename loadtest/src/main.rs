@@ -1,6 +1,8 @@
 //! The command line of the load test.
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +23,8 @@ use calltap_loadtest::deny;
 use calltap_loadtest::detect::series;
 use calltap_loadtest::detect_tools::kinds::KINDS;
 use calltap_loadtest::detect_tools::report::Outcome;
-use calltap_loadtest::detect_tools::{self, Asked};
+use calltap_loadtest::detect_tools::template::Templates;
+use calltap_loadtest::detect_tools::{self, Asked, made_up, replay};
 use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
@@ -227,6 +230,27 @@ enum DetectCommand {
     Tools(ToolsArgs),
     /// Scores the model of one number over time on labelled series
     Series(SeriesArgs),
+    /// Makes up records of weeks without an attack, from real ones, and shows them to the detectors
+    Benign(BenignArgs),
+}
+
+#[derive(Args)]
+struct BenignArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// How many calls
+    #[arg(long, default_value_t = detect_tools::MADE_UP)]
+    calls: u64,
+    /// Repeats the same calls
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The real records, those of a run without attacks; by default calltap is run for a minute
+    #[arg(long)]
+    records: Option<PathBuf>,
+    /// Write the records into this file, `-` for standard output, instead of replaying them
+    #[arg(long)]
+    write: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -246,11 +270,15 @@ struct ToolsArgs {
     /// One event of each class, once, in about three minutes
     #[arg(long)]
     quick: bool,
+    /// So many calls of those who mean well are made up and replayed; by default 5 million, none with
+    /// --only
+    #[arg(long)]
+    calls: Option<u64>,
     /// Keep what was done, said and recorded below this directory
     #[arg(long)]
     keep: Option<PathBuf>,
     /// Play nothing, but judge what an earlier run kept in this directory
-    #[arg(long, conflicts_with_all = ["only", "seed", "warm_up", "quick", "keep", "calltap"])]
+    #[arg(long, conflicts_with_all = ["only", "seed", "warm_up", "quick", "calls", "keep", "calltap"])]
     judge: Option<PathBuf>,
     /// One JSON object instead of tables
     #[arg(long)]
@@ -319,6 +347,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Fingerprints(arguments) => fingerprints(arguments),
         Command::Detect(DetectCommand::Tools(arguments)) => detect_tools(arguments),
         Command::Detect(DetectCommand::Series(arguments)) => detect_series(&arguments),
+        Command::Detect(DetectCommand::Benign(arguments)) => detect_benign(arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -625,20 +654,20 @@ fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &arguments.write {
         page::check(path, detect_tools::BY)?;
     }
-    let seen = match &arguments.judge {
-        Some(directory) => detect_tools::kept(directory)?,
+    let outcome = match &arguments.judge {
+        Some(directory) => Outcome::of(detect_tools::kept(directory)?, None),
         None => {
             let asked = Asked {
+                calls: arguments.calls,
                 only: arguments.only,
                 seeds: arguments.seed,
                 warm_up: arguments.warm_up.map(Duration::from_secs),
                 quick: arguments.quick,
                 keep: arguments.keep,
             };
-            detect_tools::play(&calltap(arguments.calltap)?, asked)?
+            detect_tools::ask(&calltap(arguments.calltap)?, asked)?
         }
     };
-    let outcome = Outcome::of(seen, None);
     if let Some(path) = &arguments.write {
         detect_tools::write(path, &outcome)?;
     }
@@ -669,6 +698,40 @@ fn detect_series(arguments: &SeriesArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn detect_benign(arguments: BenignArgs) -> anyhow::Result<ExitCode> {
+    let BenignArgs {
+        calltap: named,
+        calls,
+        seed,
+        records,
+        write,
+    } = arguments;
+    let calltap = calltap(named)?;
+    let templates = match records {
+        Some(records) => Templates::read(&records)?,
+        None => detect_tools::harvest(&calltap, seed)?,
+    };
+    let mut out: Box<dyn io::Write> = match write {
+        Some(path) if path.as_os_str() == "-" => Box::new(io::stdout().lock()),
+        Some(path) => {
+            Box::new(fs::File::create(&path).with_context(|| path.display().to_string())?)
+        }
+        None => {
+            let replayed = replay::replay(&calltap, &templates, calls, seed);
+            let outcome = Outcome::of(Vec::new(), Some(replayed));
+            print!("{}", outcome.render());
+            return Ok(match outcome.reached() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            });
+        }
+    };
+    let mut out = io::BufWriter::with_capacity(1 << 20, &mut out);
+    let written = made_up::write(&templates, calls, seed, &mut out)?;
+    eprintln!("{} calls of {:.1} days", written.calls, written.days);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn compare(arguments: CompareArgs) -> anyhow::Result<ExitCode> {

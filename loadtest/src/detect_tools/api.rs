@@ -202,19 +202,22 @@ async fn converse(
 }
 
 /// What an answer will be like.
-struct Plan {
-    template: &'static str,
-    status: u16,
+pub struct Plan {
+    /// The template of the route; empty where there is none.
+    pub template: &'static str,
+    /// 200, ...
+    pub status: u16,
     text: &'static str,
     /// Median of the body's length, and the sigma of its logarithm.
     bytes: f64,
     spread: f64,
     /// Median of the time it takes.
-    ms: f64,
+    pub ms: f64,
 }
 
 impl Plan {
-    fn of(asked: &Asked) -> Self {
+    /// Of an answer to this.
+    pub fn of(asked: &Asked) -> Self {
         let plan = |template, status, bytes, spread, ms| Self {
             template,
             status,

@@ -137,11 +137,6 @@ impl Arena {
             "via",
             "198.18.0.10",
         ])?;
-        // A cell that many share: what is sent to one phone waits behind what is sent to another.
-        gateway.tc(&[
-            "qdisc", "add", "dev", "phones", "root", "tbf", "rate", "16mbit", "burst", "32k",
-            "latency", "150ms",
-        ])?;
         arena.phones.nft(&phone_weather())?;
 
         gateway.join("back", &arena.upstream, OWN)?;

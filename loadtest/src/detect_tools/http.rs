@@ -14,6 +14,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// The longest head, and the longest body that is read.
 const HEAD_MAX: usize = 64 * 1024;
 const BODY_MAX: u64 = 64 << 20;
+/// So much of a body is looked at.
+pub const KEPT_BYTES: usize = 4 * 1024;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -73,8 +75,21 @@ pub struct Asked {
     pub target: String,
     /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// The body, up to the first 4 KiB of it.
+    /// The body, up to the first [`KEPT_BYTES`] of it.
     pub body: Vec<u8>,
+}
+
+impl From<&Request> for Asked {
+    fn from(request: &Request) -> Self {
+        let named =
+            |(name, value): &(&'static str, String)| (name.to_ascii_lowercase(), value.clone());
+        Self {
+            method: request.method.to_owned(),
+            target: request.target.clone(),
+            headers: request.headers.iter().map(named).collect(),
+            body: request.body.as_bytes()[..request.body.len().min(KEPT_BYTES)].to_vec(),
+        }
+    }
 }
 
 impl Asked {
@@ -223,7 +238,7 @@ impl Connection {
         let mut left = usize::try_from(length).map_err(io::Error::other)?;
         loop {
             let now = left.min(self.rest.len());
-            let room = (4 * 1024 - kept.len().min(4 * 1024)).min(now);
+            let room = (KEPT_BYTES - kept.len().min(KEPT_BYTES)).min(now);
             kept.extend_from_slice(&self.rest[..room]);
             self.rest.drain(..now);
             left -= now;

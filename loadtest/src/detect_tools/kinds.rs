@@ -478,7 +478,6 @@ fn range_headers(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     let mode = ["-R", "-a", "5", "-b", "900", "-t", "HEAD"];
     Ok(Attack {
         routes: vec!["/export"],
-        unrouted: true,
         ..slowhttptest(drawing, &mode, connections, per_s, "/export")
     })
 }
@@ -696,7 +695,7 @@ fn nmap_connect(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
 
 fn nmap_http(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
     let attack = drawing.single();
-    let category = drawing.intensity.of("database", "security", "general");
+    let category = drawing.intensity.of("security", "database", "general");
     let command = words(&[
         "nmap",
         "-sT",

@@ -5,20 +5,26 @@
 //! against that. Nothing of it knows how a detector works: it reads alerts as an operator does.
 //!
 //! In reading order: [`arena`] is the hosts and [`life`] what lives in them; [`http`] is spoken there;
-//! [`api`] is attacked by [`kinds`] of events among [`people`]; [`stage`] is one run of it; [`alerts`] are
-//! read and [`score`]d, and [`report`] shows what came of it. [`chance`] makes it repeatable.
+//! [`api`] is attacked by [`kinds`] of events among [`people`], who have [`habits`]; [`stage`] is one run of
+//! it; [`alerts`] are read and [`score`]d. Millions of calls of those who mean well are [`made_up`] from
+//! real records by [`template`], and [`replay`]ed. [`report`] shows what came of it all; [`chance`] makes it
+//! repeatable.
 
 pub mod alerts;
 pub mod api;
 pub mod arena;
 pub mod chance;
+pub mod habits;
 pub mod http;
 pub mod kinds;
 pub mod life;
+pub mod made_up;
 pub mod people;
+pub mod replay;
 pub mod report;
 pub mod score;
 pub mod stage;
+pub mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +36,7 @@ use crate::{lab, machine, page};
 use kinds::{Intensity, KINDS, Kind};
 use report::Outcome;
 use stage::{Seen, Wanted};
+use template::Templates;
 
 /// Who writes, as the marks in a page say.
 pub const BY: &str = "loadtest detect tools";
@@ -48,9 +55,14 @@ const QUICK: [&str; 8] = [
 const WARM_UP: Duration = Duration::from_secs(150);
 const WARM_UP_QUICK: Duration = Duration::from_secs(45);
 
+/// So many calls are made up.
+pub const MADE_UP: u64 = 5_000_000;
+
 /// What was asked for.
 #[derive(Debug, Default)]
 pub struct Asked {
+    /// Calls to make up and replay; absent: [`MADE_UP`], none where only some kinds are asked for.
+    pub calls: Option<u64>,
     /// Only kinds whose name, tool or class contains one of these; empty: all.
     pub only: Vec<String>,
     /// Of the runs; empty: 1, 2 and 3.
@@ -63,12 +75,37 @@ pub struct Asked {
     pub keep: Option<PathBuf>,
 }
 
+/// Real records of those who mean well, of the binary `calltap`.
+pub fn harvest(calltap: &Path, seed: u64) -> anyhow::Result<Templates> {
+    if let Some(reason) = lab::missing() {
+        bail!("real records need network namespaces of their own: {reason}");
+    }
+    eprintln!("gathering real records");
+    stage::harvest(calltap, seed)
+}
+
+/// Plays what was asked for against the binary `calltap`, and replays what is made up.
+pub fn ask(calltap: &Path, asked: Asked) -> anyhow::Result<Outcome> {
+    let calls = asked.calls.unwrap_or(match asked.only.is_empty() {
+        true => MADE_UP,
+        false => 0,
+    });
+    let replayed = || {
+        let templates = harvest(calltap, 1)?;
+        eprintln!("replaying {calls} calls");
+        replay::replay(calltap, &templates, calls, 1)
+    };
+    let seen = play(calltap, asked)?;
+    Ok(Outcome::of(seen, (calls > 0).then(replayed)))
+}
+
 /// Plays what was asked for against the binary `calltap`.
-pub fn play(calltap: &Path, asked: Asked) -> anyhow::Result<Vec<Seen>> {
+fn play(calltap: &Path, asked: Asked) -> anyhow::Result<Vec<Seen>> {
     if let Some(reason) = lab::missing() {
         bail!("attacks need network namespaces of their own: {reason}");
     }
     let Asked {
+        calls: _,
         only,
         seeds,
         warm_up,

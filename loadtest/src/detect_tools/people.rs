@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::api::{self, LARGE_CUSTOMER, Owner};
+use super::api;
 use super::arena::{Arena, FRONT, PHONES, PORTS, USERS};
 use super::chance::Chance;
+use super::habits::{self, Identity, PARTNERS};
 use super::http::{Connection, Request};
 use super::life::Life;
 
@@ -29,32 +30,11 @@ const CAMPUS: u32 = 60;
 const OFFICE: u32 = 25;
 /// People with phones.
 const MOBILE: u32 = 60;
-/// Integrations of partners.
-const PARTNERS: u32 = 8;
 /// How many times the people at home there are at the height of the crowd.
 const CROWD: u32 = 5;
 /// How long the crowd takes to come, and stays.
 const CROWD_COMES: Duration = Duration::from_secs(90);
 const CROWD_STAYS: Duration = Duration::from_secs(60);
-
-const BROWSERS: [&str; 5] = [
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
-    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15",
-    "Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Gecko/20100101 Firefox/127.0",
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:126.0) Gecko/20100101 Firefox/126.0",
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/125.0.0.0 Safari/537.36 Edg/125.0.0.0",
-];
-const PHONE_APP: &str = "ShopApp/5.2.1 (Android 14)";
-const WORDS: [&str; 8] = [
-    "lamp",
-    "oak table",
-    "chair",
-    "blue sofa",
-    "rug 2x3",
-    "o'neill desk",
-    "shelf",
-    "bed & mattress",
-];
 
 /// Which class an address belongs to, as it is drawn here.
 pub fn class(address: Ipv4Addr) -> Option<&'static str> {
@@ -77,15 +57,15 @@ pub fn class(address: Ipv4Addr) -> Option<&'static str> {
 }
 
 // Where in [`USERS`] everybody lives; a /24 for each kind of organisation.
-const CAMPUS_AT: u32 = 256 + 7;
-const OFFICE_AT: u32 = 512 + 33;
-const LARGE_AT: u32 = 768 + 20;
-const HEALTH_AT: u32 = 1024 + 5;
-const CRAWLER_AT: u32 = 1280 + 66;
-const NIGHTLY_AT: u32 = 1536 + 4;
-const PARTNERS_AT: u32 = 2048;
-const HOMES_AT: u32 = 4096;
-const CROWD_AT: u32 = 8192;
+pub(super) const CAMPUS_AT: u32 = 256 + 7;
+pub(super) const OFFICE_AT: u32 = 512 + 33;
+pub(super) const LARGE_AT: u32 = 768 + 20;
+pub(super) const HEALTH_AT: u32 = 1024 + 5;
+pub(super) const CRAWLER_AT: u32 = 1280 + 66;
+pub(super) const NIGHTLY_AT: u32 = 1536 + 4;
+pub(super) const PARTNERS_AT: u32 = 2048;
+pub(super) const HOMES_AT: u32 = 4096;
+pub(super) const CROWD_AT: u32 = 8192;
 
 /// What they all know.
 pub struct World {
@@ -193,9 +173,8 @@ async fn on_land(world: Arc<World>, crowd_after: Option<Duration>) {
 
 async fn on_phones(world: Arc<World>) {
     for nth in 0..MOBILE {
-        let mut person = Person::new(&world, 1_000 + nth, PHONES.nth(300 + nth * 5));
-        person.agent = PHONE_APP;
-        person.client_id = "shop-app";
+        let mut person = Person::browsing(&world, 1_000 + nth, PHONES.nth(300 + nth * 5));
+        person.identity = Identity::phoning(1_000 + nth);
         start(person.live());
     }
     std::future::pending::<()>().await;
@@ -210,7 +189,7 @@ fn person(
     nth: u32,
     source: Ipv4Addr,
 ) -> impl Future<Output = ()> + Send + 'static {
-    Person::new(world, nth, source).live()
+    Person::browsing(world, nth, source).live()
 }
 
 /// A connection that is made anew when it is needed.
@@ -266,20 +245,16 @@ impl Line {
 }
 
 struct Person {
-    nth: u32,
-    agent: &'static str,
-    client_id: &'static str,
+    identity: Identity,
     chance: Chance,
     line: Line,
 }
 
 impl Person {
-    fn new(world: &Arc<World>, nth: u32, source: Ipv4Addr) -> Self {
+    fn browsing(world: &Arc<World>, nth: u32, source: Ipv4Addr) -> Self {
         let mut chance = Chance::new(world.seed, 10_000 + u64::from(nth));
         Self {
-            nth,
-            agent: *chance.one_of::<&str>(&BROWSERS),
-            client_id: "shop-web",
+            identity: Identity::browsing(nth, &mut chance),
             line: Line::new(world, source, PORTS[nth as usize % 4]),
             chance,
         }
@@ -298,172 +273,75 @@ impl Person {
 
     async fn session(&mut self) {
         if self.chance.happens(0.3) {
-            self.call(Request::get("/favicon.ico")).await;
+            self.line.call(self.identity.icon()).await;
         }
         // One in twenty mistypes the password, and some of those once more.
         let mut wrong = self.chance.happens(0.05);
-        loop {
-            let user = format!("u{}", self.nth);
-            let word = match wrong {
-                true => format!("{}x", api::password(&user)),
-                false => api::password(&user),
-            };
-            let body = format!("user={user}&pass={word}");
-            let login = Request::post("/login", body)
-                .with("Content-Type", "application/x-www-form-urlencoded");
-            self.call(login).await;
-            if !wrong {
-                break;
-            }
+        while wrong {
+            self.line.call(self.identity.login(true)).await;
             self.think().await;
             wrong = self.chance.happens(0.2);
         }
+        self.line.call(self.identity.login(false)).await;
         let steps = 3 + self.chance.below(18);
         for _ in 0..steps {
             self.think().await;
-            let step = self.step();
-            self.call(step).await;
+            let is_deployed = self.line.world.is_deployed();
+            let step = self.identity.step(&mut self.chance, is_deployed);
+            self.line.call(step).await;
         }
         self.line.hang_up();
     }
 
     async fn think(&mut self) {
-        sleep(Duration::from_secs_f64(
-            self.chance.about(2.2, 0.7).min(30.0),
-        ))
-        .await;
-    }
-
-    fn step(&mut self) -> Request {
-        let own = Owner::Person(u64::from(self.nth)).order(self.chance.below(api::PERSON));
-        let later = self.line.world.is_deployed() && self.chance.happens(0.4);
-        match self.chance.below(100) {
-            0..16 => Request::get(format!("/products?page={}", 1 + self.chance.below(30))),
-            16..22 if later => Request::get("/v2/recommendations"),
-            // Some products are looked at by everybody, and most by few.
-            16..46 => Request::get(format!(
-                "/products/{}",
-                self.chance.about(400.0, 1.2) as u64
-            )),
-            46..56 => Request::post("/cart", "{\"sku\":\"a-17\",\"count\":1}".to_owned())
-                .with("Content-Type", "application/json"),
-            56..62 => Request::get(format!("/orders?page={}", 1 + self.chance.below(4))),
-            62..72 if later => Request::get(format!("/v2/orders/{own}")),
-            62..72 => Request::get(format!("/orders/{own}")),
-            72..84 => {
-                let words = self.chance.one_of(&WORDS);
-                let words = words
-                    .replace('\'', "%27")
-                    .replace('&', "%26")
-                    .replace(' ', "+");
-                Request::get(format!("/search?q={words}"))
-            }
-            84..88 => Request::post("/orders", "{\"sku\":\"a-17\",\"count\":2}".to_owned())
-                .with("Content-Type", "application/json"),
-            88..92 => {
-                let name = format!("u{}", self.nth);
-                Request::get("/account").with("Authorization", api::basic(&name))
-            }
-            92..95 => Request::get(format!("/reports/2026-{:02}", 1 + self.chance.below(12))),
-            95..97 => {
-                let bytes = self.chance.about(20_000.0, 0.8).min(400_000.0) as usize;
-                Request::post("/files", "x".repeat(bytes.max(1)))
-            }
-            // An old link, and a typing error.
-            97..98 => Request::get(format!("/shop/order.php?id={own}")),
-            98..99 => Request::get(format!("/orders/{}", own + 50)),
-            _ => Request::get("/export"),
-        }
-    }
-
-    async fn call(&mut self, request: Request) {
-        let signed = request
-            .headers
-            .iter()
-            .any(|(name, _)| *name == "Authorization");
-        let mut request = request
-            .with("User-Agent", self.agent)
-            .with("X-IBM-Client-Id", self.client_id);
-        if !signed {
-            request = request.with("Authorization", format!("Bearer u{}", self.nth));
-        }
-        self.line.call(request).await;
+        let s = self.chance.about(2.2, 0.7).min(30.0);
+        sleep(Duration::from_secs_f64(s)).await;
     }
 }
 
-/// Steady, day and night: new orders in, own orders out.
 async fn partner(world: Arc<World>, nth: u32) {
     let mut chance = Chance::new(world.seed, 500 + u64::from(nth));
     let mut line = Line::new(&world, USERS.nth(PARTNERS_AT + 256 * nth + 9), PORTS[4]);
-    let owner = Owner::Partner(u64::from(nth));
-    let name = format!("partner-{nth}");
-    // Some partners are ten times as large as others.
-    let pause =
-        Duration::from_secs_f64(0.2 * 10_f64.powf(f64::from(nth) / f64::from(PARTNERS - 1)));
-    let mut at = 0;
-    loop {
+    let pause = Duration::from_secs_f64(habits::partner_pause_s(nth));
+    for at in 0.. {
         sleep(chance.waiting(pause)).await;
-        at += 1;
-        let later = world.is_deployed() && nth == 2;
-        let request = match chance.below(10) {
-            0..6 if later => Request::get(format!("/v2/orders/{}", owner.order(at / 3))),
-            0..6 => Request::get(format!("/orders/{}", owner.order(at / 3))),
-            6..8 => Request::get("/prices"),
-            8 => Request::post("/orders", "{\"sku\":\"b-2\",\"count\":40}".to_owned()),
-            _ => Request::get("/orders?page=1"),
-        };
-        let request = request
-            .with("User-Agent", "erp-sync/2.1 (Java 17)")
-            .with("X-IBM-Client-Id", name.as_str());
+        let request = habits::partner(nth, at, &mut chance, world.is_deployed());
         line.call(request).await;
     }
 }
 
-/// One customer looks through its own 10,000 orders, over and over.
 async fn large_customer(world: Arc<World>) {
     let mut chance = Chance::new(world.seed, 600);
     let mut line = Line::new(&world, USERS.nth(LARGE_AT), PORTS[4]);
-    let mut at = chance.below(api::LARGE);
-    loop {
+    let begin = chance.below(api::LARGE);
+    for at in begin.. {
         sleep(chance.waiting(Duration::from_millis(125))).await;
-        at += 1;
-        let request = Request::get(format!("/orders/{}", Owner::Large.order(at)))
-            .with("User-Agent", "python-requests/2.32.3")
-            .with("X-IBM-Client-Id", LARGE_CUSTOMER);
-        line.call(request).await;
+        line.call(habits::large_customer(at)).await;
     }
 }
 
+/// Once a second, on a connection of its own.
 async fn health_checker(world: Arc<World>) {
     let mut line = Line::new(&world, USERS.nth(HEALTH_AT), PORTS[0]);
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let request = Request::get("/healthz").with("User-Agent", "kube-probe/1.30");
-        line.call(request).await;
+        line.call(habits::health()).await;
         line.hang_up();
     }
 }
 
-/// One page a second, and `robots.txt` first.
+/// One page a second.
 async fn crawler(world: Arc<World>) {
     let mut line = Line::new(&world, USERS.nth(CRAWLER_AT), PORTS[0]);
-    let agent = "GoodBot/2.1 (+https://bot.example/about)";
-    let mut page = 0_u64;
-    loop {
-        let target = match page % 600 {
-            0 => "/robots.txt".to_owned(),
-            nth => format!("/orders?page={nth}"),
-        };
-        page += 1;
-        line.call(Request::get(target).with("User-Agent", agent))
-            .await;
+    for at in 0.. {
+        line.call(habits::crawler(at)).await;
         sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Once a day, at the same hour: reports and uploads, as fast as they are answered.
+/// Once a day, at the same hour, as fast as it is answered.
 async fn nightly_job(world: Arc<World>) {
     let mut chance = Chance::new(world.seed, 700);
     let mut line = Line::new(&world, USERS.nth(NIGHTLY_AT), PORTS[4]);
@@ -472,16 +350,8 @@ async fn nightly_job(world: Arc<World>) {
         // In the night, when the others are least busy.
         let until = (0.75 - now.fract()).rem_euclid(1.0);
         sleep(DAY.mul_f64(until)).await;
-        for nth in 0..160 {
-            let request = match nth % 4 {
-                0 => Request::get(format!("/reports/2026-{:02}", 1 + nth % 12)),
-                1 => Request::post("/files", "y".repeat(60_000)),
-                _ => Request::get(format!("/orders?page={}", 1 + nth / 4)),
-            };
-            let request = request
-                .with("User-Agent", "ci-runner/17.0")
-                .with("X-IBM-Client-Id", "ci-nightly");
-            line.call(request).await;
+        for at in 0..160 {
+            line.call(habits::nightly_job(at)).await;
             sleep(chance.waiting(Duration::from_millis(40))).await;
         }
         line.hang_up();

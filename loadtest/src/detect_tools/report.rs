@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::kinds::{Class, Intensity, KINDS};
+use super::replay::Replayed;
 use super::score::{self, Found, Score, Tally};
 use super::stage::Seen;
 use crate::table;
@@ -18,21 +19,6 @@ const FAST_US: u64 = 5_000_000;
 const SLOW_US: u64 = 30_000_000;
 /// False alerts that are listed one by one.
 const SHOWN_MAX: usize = 40;
-
-/// Calls that were made up and shown to the detectors by `calltap replay`.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Replayed {
-    /// How many.
-    pub calls: u64,
-    /// How many days of the calls' own time.
-    pub days: f64,
-    /// Alerts that opened, by detector; all of them are false.
-    pub wrong: BTreeMap<String, u64>,
-    /// How long it took, ns per call, reading included.
-    pub ns_per_call: f64,
-    /// What could not be done.
-    pub failure: Option<String>,
-}
 
 /// All that was found.
 #[derive(Debug, Serialize)]
@@ -56,7 +42,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Scores runs.
-    pub fn of(seen: Vec<Seen>, replayed: Option<Replayed>) -> Self {
+    pub fn of(seen: Vec<Seen>, replayed: Option<anyhow::Result<Replayed>>) -> Self {
         let runs: Vec<(Seen, Score)> = seen
             .into_iter()
             .map(|seen| {
@@ -76,8 +62,13 @@ impl Outcome {
             beside: 0,
             failures: Vec::new(),
             runs: Vec::new(),
-            replayed,
+            replayed: None,
         };
+        match replayed {
+            Some(Ok(replayed)) => outcome.replayed = Some(replayed),
+            Some(Err(error)) => outcome.failures.push(format!("no replay: {error:#}")),
+            None => {}
+        }
         for (seen, score) in &runs {
             for (event, found) in seen.events.iter().zip(&score.found) {
                 let key = (event.kind.clone(), event.intensity.clone());
@@ -93,7 +84,6 @@ impl Outcome {
         if let Some(replayed) = &outcome.replayed {
             outcome.benign += replayed.calls;
             outcome.wrong += replayed.wrong.values().sum::<u64>();
-            outcome.failures.extend(replayed.failure.clone());
         }
         outcome.runs = runs;
         outcome
@@ -237,9 +227,8 @@ impl Outcome {
         );
         if let Some(replayed) = &self.replayed {
             text += &format!(
-                "{} calls of {:.0} days were made up from real records and replayed, at {:.0} ns a call, \
-                 reading them included. ",
-                replayed.calls, replayed.days, replayed.ns_per_call
+                "{} calls of {:.1} days were made up from real records and replayed; policies took {:.0} ns of each. ",
+                replayed.calls, replayed.days, replayed.policies_ns
             );
         }
         text += &format!(
@@ -270,9 +259,13 @@ impl Outcome {
                 }
             }
         }
-        for (detector, count) in self.replayed.iter().flat_map(|replayed| &replayed.wrong) {
-            *by.entry((detector.clone(), "replayed".to_owned()))
-                .or_default() += count;
+        if let Some(replayed) = &self.replayed {
+            let told = replayed.told.iter();
+            shown.extend(told.map(|told| format!("- replayed, {told}\n")));
+            for (detector, count) in &replayed.wrong {
+                *by.entry((detector.clone(), "replayed".to_owned()))
+                    .or_default() += count;
+            }
         }
         if by.is_empty() {
             return String::new();
@@ -369,8 +362,8 @@ mod tests {
             wrong: BTreeMap::from([("route_rate".to_owned(), wrong)]),
             ..Replayed::default()
         };
-        assert!(Outcome::of(vec![seen(true, false, 0)], Some(replayed(2))).reached());
-        assert!(!Outcome::of(vec![seen(true, false, 0)], Some(replayed(3))).reached());
+        assert!(Outcome::of(vec![seen(true, false, 0)], Some(Ok(replayed(2)))).reached());
+        assert!(!Outcome::of(vec![seen(true, false, 0)], Some(Ok(replayed(3)))).reached());
     }
 
     #[test]

@@ -20,12 +20,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alerts::{self, Sighting, Watcher};
-use super::api::{self, DEPLOYED, Faults, ROUTES};
+use super::api::{self, DEPLOYED, Fault, Faults, ROUTES};
 use super::arena::{self, Arena, FRONT, PORTS, UPSTREAM};
 use super::chance::Chance;
 use super::kinds::{Attack, Intensity, Kind, Lane};
 use super::people::People;
 use super::score::{self, Event};
+use super::template::Templates;
 use crate::cleanup::{Guard, Scratch};
 use crate::gateway::{Gateway, Setup};
 use crate::lab::Namespace;
@@ -39,6 +40,10 @@ const END_MAX: Duration = Duration::from_secs(2);
 /// Of the time of the attacks, when the later routes are deployed and when the crowd comes.
 const DEPLOY_AT: f64 = 0.3;
 const CROWD_AT: f64 = 0.5;
+
+/// How long real records are gathered, and the share of answers that are errors meanwhile.
+const HARVEST: Duration = Duration::from_secs(60);
+const ERRING: f64 = 0.04;
 
 /// What is played.
 pub struct Wanted<'a> {
@@ -214,6 +219,25 @@ pub fn play(wanted: &Wanted<'_>, seed: u64) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
+/// Real records of those who mean well: a short run without attacks, in which the API errs now and then.
+pub fn harvest(calltap: &Path, seed: u64) -> anyhow::Result<Templates> {
+    let arena = Arena::build()?;
+    let faults = Faults::default();
+    let _api = api::serve(&arena, faults.clone(), seed)?;
+    let gateway = Gateway::start(&setup(calltap, &arena))?;
+    for (_, template, _) in ROUTES.iter().chain(&DEPLOYED) {
+        faults.begin(template, Fault::Erring(ERRING));
+    }
+    gateway.reload_with(&routes(&DEPLOYED))?;
+    let people = People::begin(&arena, seed, None)?;
+    thread::sleep(HARVEST / 3);
+    people.world.deploy();
+    thread::sleep(HARVEST * 2 / 3);
+    drop(people);
+    gateway.wait_rest(Duration::from_secs(45))?;
+    Templates::read(gateway.records())
+}
+
 /// calltap as everybody has it: no key of a detector is set.
 fn setup(calltap: &Path, arena: &Arena) -> Setup {
     let mut own = String::new();
@@ -232,8 +256,12 @@ fn setup(calltap: &Path, arena: &Arena) -> Setup {
 
 fn routes(all: &[(&str, &str, &str)]) -> String {
     let route = |(name, path, method): &(&str, &str, &str)| {
+        let methods = match *method {
+            "GET" => "\"GET\", \"HEAD\"".to_owned(),
+            other => format!("\"{other}\""),
+        };
         format!(
-            "[[routes]]\nname = \"{name}\"\npath = \"{path}\"\nmethods = [\"{method}\"]\n\
+            "[[routes]]\nname = \"{name}\"\npath = \"{path}\"\nmethods = [{methods}]\n\
              upstream = \"backend\"\napi = {{ name = \"orders\", version = \"1.0.0\" }}\n"
         )
     };
