@@ -1,6 +1,7 @@
 //! What the join costs per call: `cargo run --release -p calltap-correlate --example cost`
 //!
-//! Takes kept-alive calls as the gateway hands them over, settles them and writes their lines.
+//! Takes kept-alive calls as the gateway hands them over, settles them, writes their lines and reads
+//! them again.
 //! Needs no privilege and no network; compare numbers of one machine and one day only.
 
 use std::hint::black_box;
@@ -12,7 +13,7 @@ use calltap_correlate::exchange::{
     UpstreamLeg,
 };
 use calltap_correlate::join::{Correlator, Limits, WallClock};
-use calltap_correlate::record::Selection;
+use calltap_correlate::record::{CallRecord, Selection};
 use calltap_correlate::socket::{
     Counters, Coverage, DirectionTotals, SocketCookie, SocketIdentity, SocketSnapshot, Turn,
 };
@@ -69,10 +70,20 @@ fn main() {
     };
     let joining = median(rounds.iter().map(|(joining, _)| *joining).collect());
     let writing = median(rounds.iter().map(|(_, writing)| *writing).collect());
+    let reading = median((0..ROUNDS).map(|_| read(&line)).collect());
     println!(
-        "join {joining} ns, write {writing} ns per call; {} bytes a line",
+        "join {joining} ns, write {writing} ns, read {reading} ns per call; {} bytes a line",
         line.len()
     );
+}
+
+fn read(line: &[u8]) -> Duration {
+    let begun = Instant::now();
+    for _ in 0..CALLS_PER_ROUND {
+        let record: CallRecord = serde_json::from_slice(line).expect("a record");
+        black_box(record);
+    }
+    begun.elapsed()
 }
 
 fn turn(first_offset: u64, end_offset: u64, ns: u64) -> Turn {

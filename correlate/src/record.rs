@@ -17,7 +17,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
+};
 use uuid::Uuid;
 
 use crate::exchange::{ApiNames, Stage, Text};
@@ -26,11 +28,11 @@ use crate::socket::{Close, Coverage, SocketCookie};
 pub use schema::json_schema;
 pub use select::{Selection, UnknownField, nearest_of};
 pub use time::{BadTimestamp, Timestamp, WallClock};
-pub use value::ValueKind;
 use value::{Slot, end_object, object, write_escaped, write_text};
+pub use value::{Value, ValueKind};
 
 /// The version of the schema below. Grows when a field is added, jumps when one changes or leaves.
-pub const SCHEMA_VERSION: &str = "1.1";
+pub const SCHEMA_VERSION: &str = "1.2";
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -167,7 +169,7 @@ impl FromStr for TcpFlags {
 
 object! {
     /// One try to reach an upstream endpoint.
-    pub struct AttemptRecord {
+    pub struct AttemptRecord by address {
         "address" address: Arc<str>, "The endpoint as configured or resolved.";
         "cookie" cookie: Option<SocketCookie>, "Its socket, also of an attempt that failed.";
         "outcome" outcome: Text, "`ok`, or how it failed.";
@@ -177,7 +179,7 @@ object! {
 
 object! {
     /// What a detector found unusual about a call.
-    pub struct Finding {
+    pub struct Finding by detector {
         "detector" detector: Text, "Who found it.";
         "score" score: Option<u64>, "How unusual, from 0 to 100.";
         "reason" reason: Text, "What it was.";
@@ -366,50 +368,120 @@ macro_rules! record {
             }
         }
 
-        impl<'de> Deserialize<'de> for CallRecord {
-            /// Keys of a newer schema are passed over.
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Members;
-                impl<'de> Visitor<'de> for Members {
-                    type Value = CallRecord;
+        /// Where each of [`FIELDS`] is.
+        const PLACES: &[Place] = &[
+            $($(Place::Plain(Plain::$ident),)*)*
+            $(Place::Api(Api::$aident),)*
+            $(Place::Free(Free::$fident),)*
+            $(Place::Client(Socket::$sident),)*
+            $(Place::Upstream(Socket::$sident),)*
+        ];
 
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("a record")
-                    }
+        #[derive(Clone, Copy)]
+        #[expect(non_camel_case_types, reason = "they are named after the fields they stand for")]
+        enum Plain { $($($ident,)*)* }
+        #[derive(Clone, Copy)]
+        #[expect(non_camel_case_types, reason = "they are named after the fields they stand for")]
+        enum Api { $($aident,)* }
+        #[derive(Clone, Copy)]
+        #[expect(non_camel_case_types, reason = "they are named after the fields they stand for")]
+        enum Free { $($fident,)* }
+        #[derive(Clone, Copy)]
+        #[expect(non_camel_case_types, reason = "they are named after the fields they stand for")]
+        enum Socket { $($sident,)* }
 
-                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CallRecord, A::Error> {
-                        let mut record = CallRecord::default();
-                        let mut seen = [false; 3];
-                        while let Some(key) = map.next_key::<String>()? {
-                            match key.as_str() {
-                                "kind" => seen[0] = true,
-                                "log.record.uid" => seen[1] = true,
-                                "timestamp" => seen[2] = true,
-                                _ => {}
-                            }
-                            match key.as_str() {
-                                $($($name => record.$ident = Slot::read_member(&mut map)?,)*)*
-                                $($aname => Arc::make_mut(&mut record.api).$aident = Slot::read_member(&mut map)?,)*
-                                $(concat!("client.", $sname) => record.client.$sident = Slot::read_member(&mut map)?,)*
-                                $(concat!("upstream.", $sname) => record.upstream.$sident = Slot::read_member(&mut map)?,)*
-                                free => {
-                                    $(if let Some(free_key) = free.strip_prefix(concat!($fname, ".")) {
-                                        record.$fident.push((free_key.to_owned(), map.next_value()?));
-                                        continue;
-                                    })*
-                                    map.next_value::<IgnoredAny>()?;
-                                }
-                            }
-                        }
-                        for (seen, name) in seen.into_iter().zip(["kind", "log.record.uid", "timestamp"]) {
-                            if !seen {
-                                return Err(A::Error::missing_field(name));
-                            }
-                        }
-                        Ok(record)
-                    }
+        impl CallRecord {
+            /// What the field of this index into [`FIELDS`] holds; absent too where it has free keys.
+            pub fn value(&self, field: usize) -> Option<Value<'_>> {
+                match PLACES[field] {
+                    Place::Plain(plain) => match plain {
+                        $($(Plain::$ident => self.$ident.value(),)*)*
+                    },
+                    Place::Api(api) => match api {
+                        $(Api::$aident => self.api.$aident.value(),)*
+                    },
+                    Place::Free(_) => None,
+                    Place::Client(socket) => self.client.value(socket),
+                    Place::Upstream(socket) => self.upstream.value(socket),
                 }
-                deserializer.deserialize_map(Members)
+            }
+
+            /// The keys and values of the field of this index into [`FIELDS`], where it has free keys.
+            pub fn free_keys(&self, field: usize) -> &[(String, String)] {
+                match PLACES[field] {
+                    $(Place::Free(Free::$fident) => &self.$fident,)*
+                    _ => &[],
+                }
+            }
+
+            /// Makes the field of this index into [`FIELDS`] absent. What every record has stays.
+            pub fn clear(&mut self, field: usize) {
+                match PLACES[field] {
+                    Place::Plain(plain) => match plain {
+                        $($(Plain::$ident => self.$ident.clear_member(),)*)*
+                    },
+                    Place::Api(api) => {
+                        let names = Arc::make_mut(&mut self.api);
+                        match api {
+                            $(Api::$aident => names.$aident.clear_member(),)*
+                        }
+                    }
+                    Place::Free(free) => match free {
+                        $(Free::$fident => self.$fident.clear(),)*
+                    },
+                    Place::Client(socket) => self.client.clear(socket),
+                    Place::Upstream(socket) => self.upstream.clear(socket),
+                }
+            }
+
+            fn read_member<'de, A: MapAccess<'de>>(&mut self, field: usize, map: &mut A) -> Result<(), A::Error> {
+                match PLACES[field] {
+                    Place::Plain(plain) => match plain {
+                        $($(Plain::$ident => self.$ident = Slot::read_member(map)?,)*)*
+                    },
+                    Place::Api(api) => {
+                        let names = Arc::make_mut(&mut self.api);
+                        match api {
+                            $(Api::$aident => names.$aident = Slot::read_member(map)?,)*
+                        }
+                    }
+                    Place::Free(_) => {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                    Place::Client(socket) => self.client.read_member(socket, map)?,
+                    Place::Upstream(socket) => self.upstream.read_member(socket, map)?,
+                }
+                Ok(())
+            }
+
+            fn read_key<'de, A: MapAccess<'de>>(&mut self, field: usize, key: String, map: &mut A) -> Result<(), A::Error> {
+                let value = map.next_value()?;
+                match PLACES[field] {
+                    $(Place::Free(Free::$fident) => self.$fident.push((key, value)),)*
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+
+        impl SocketFields {
+            fn value(&self, field: Socket) -> Option<Value<'_>> {
+                match field {
+                    $(Socket::$sident => self.$sident.value(),)*
+                }
+            }
+
+            fn clear(&mut self, field: Socket) {
+                match field {
+                    $(Socket::$sident => self.$sident.clear_member(),)*
+                }
+            }
+
+            fn read_member<'de, A: MapAccess<'de>>(&mut self, field: Socket, map: &mut A) -> Result<(), A::Error> {
+                match field {
+                    $(Socket::$sident => self.$sident = Slot::read_member(map)?,)*
+                }
+                Ok(())
             }
         }
     };
@@ -560,7 +632,11 @@ record! {
         }
         "Policy and findings" of CALL {
             "policy.decision" policy_decision: Option<Text>, "`allow`, `deny` or `limit`.";
+        }
+        "Policy and findings" of ALL {
             "policy.matched" policy_matched: Vec<Text>, "Rules that matched: name, action, and `dry_run` where it only watched.";
+        }
+        "Policy and findings" of CALL {
             "policy.reason" [1024] policy_reason: Option<String>, "Why it was not allowed.";
             "ratelimit.key" ratelimit_key: Option<String>, "Whose limit applied.";
             "ratelimit.remaining" ratelimit_remaining: Option<u64>, "Calls left under that limit.";
@@ -583,6 +659,7 @@ record! {
             "settled" settled: Option<Settled>, "Why the record was written when it was; absent where acknowledgements cannot be seen.";
         }
         "Quality" of ALL {
+            "sampling.one_in" sampling_one_in: Option<u32>, "Sampling kept one in so many records of this kind, and this is one: it stands for so many. Absent: it stands for itself alone.";
             "truncated" truncated: Vec<Text>, "Fields that were cut to their limit.";
         }
     }
@@ -640,6 +717,105 @@ record! {
         "coverage_reason" coverage_reason: Option<Text>, "Why they do not come from eBPF.";
         "attribution" attribution: Option<Attribution>, "Whether they are this call's alone.";
         "attribution_reason" attribution_reason: Option<Reason>, "Why not.";
+    }
+}
+
+/// Where a field's value is.
+#[derive(Clone, Copy)]
+enum Place {
+    Plain(Plain),
+    Api(Api),
+    Free(Free),
+    Client(Socket),
+    Upstream(Socket),
+}
+
+/// The fields without which a line is no record of ours.
+const NEEDED: [&str; 3] = ["kind", "log.record.uid", "timestamp"];
+
+impl<'de> Deserialize<'de> for CallRecord {
+    /// Keys of a newer schema are passed over. Keys in the order of the table are read fastest.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = CallRecord;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a record")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CallRecord, A::Error> {
+                let mut record = CallRecord::default();
+                let mut missing = NEEDED.to_vec();
+                let mut from = 0;
+                while let Some(key) = map.next_key_seed(KeyFrom(from))? {
+                    match key {
+                        Key::Field(field) => {
+                            record.read_member(field, &mut map)?;
+                            missing.retain(|name| *name != FIELDS[field].name);
+                            from = field + 1;
+                        }
+                        Key::Free(field, key) => {
+                            record.read_key(field, key, &mut map)?;
+                            from = field;
+                        }
+                        Key::Unknown => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                match missing.first() {
+                    Some(name) => Err(A::Error::missing_field(name)),
+                    None => Ok(record),
+                }
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A key of a record.
+enum Key {
+    /// A field, by its index into [`FIELDS`].
+    Field(usize),
+    /// A key below a field with free keys.
+    Free(usize, String),
+    Unknown,
+}
+
+/// Reads a key, looking among the fields from this one on first.
+struct KeyFrom(usize);
+
+impl<'de> DeserializeSeed<'de> for KeyFrom {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeyFrom {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Key, E> {
+        for field in (self.0..FIELDS.len()).chain(0..self.0) {
+            let Field { name, value, .. } = &FIELDS[field];
+            if *value != ValueKind::FreeKeys {
+                if *name == key {
+                    return Ok(Key::Field(field));
+                }
+            } else if let Some(key) = key
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('.'))
+            {
+                return Ok(Key::Free(field, key.to_owned()));
+            }
+        }
+        Ok(Key::Unknown)
     }
 }
 

@@ -378,7 +378,7 @@ fn a_first_call_over_tls_with_a_refused_attempt() {
             policy.matched: ["teapots watch dry_run"]
             ratelimit.key: "c-1"
             ratelimit.remaining: 9
-            schema.version: "1.1"
+            schema.version: "1.2"
             server.address: "api.example.com"
             server.port: 8080
             settled: "acked"
@@ -556,7 +556,7 @@ fn a_call_that_nothing_but_the_gateway_saw() {
             response.flags: ["client_abort"]
             rpc.method: "shop.Orders/Get"
             rpc.system.name: "grpc"
-            schema.version: "1.1"
+            schema.version: "1.2"
             server.address: "api.example.com"
             server.port: 8080
             span_id: "00f067aa0ba902b7"
@@ -643,7 +643,7 @@ fn a_connection_that_failed_its_handshake() {
             network.peer.port: 51234
             network.transport: "tcp"
             network.type: "ipv4"
-            schema.version: "1.1"
+            schema.version: "1.2"
             timestamp: "2026-11-22T14:24:43.120350Z"
             tls.client.server_name: "nobody.example"
             tls.established: false"#]],
@@ -672,7 +672,7 @@ fn an_entry_that_somebody_posted() {
             log.record.uid: "019aabcd-0123-7456-89ab-cdef01234567"
             matches: 2
             message: "TCP header logged successfully."
-            schema.version: "1.1"
+            schema.version: "1.2"
             timestamp: "2026-11-22T14:24:43.005000Z""#]],
     );
 }

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use calltap_tap::TapOptions;
 use calltap_tap::doctor::{self, Check};
 use serde::Serialize;
 
@@ -172,11 +171,7 @@ impl From<Check> for Finding {
 
 /// What the kernel and the machine offer the tap.
 fn tap_findings(config: &Config) -> impl Iterator<Item = Finding> {
-    let options = TapOptions {
-        cgroup: config.tap.cgroup.clone(),
-        sockets_max: config.tap.sockets_max,
-    };
-    calltap_tap::doctor::checks(&options)
+    calltap_tap::doctor::checks(&config.tap_options())
         .into_iter()
         .map(Finding::from)
 }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `cli` and `config` say what is wanted, `run` puts it together; `server` and
 //! `proxy` are the gateway's half of a call, `socket` where the kernel's half comes from,
-//! `pipeline` joins both; `sink` and `admin` hand the records out; `tail`, `demo` and `doctor` are
+//! `denials` keeps out who is denied, `pipeline` joins both; `sink` and `admin` hand the records out; `tail`, `demo` and `doctor` are
 //! for people.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod cli;
 mod clock;
 mod config;
 mod demo;
+mod denials;
 mod doctor;
 mod identity;
 mod pipeline;

@@ -264,7 +264,7 @@ impl Pipeline {
         }
         let watch = &mut self.policies.watch;
         let mut so_far = Vec::new();
-        for connection in &shared.registry {
+        for connection in shared.registry.iter() {
             watch.socket(&connection.live(*connection.key()), now);
             if so_far.len() < PROGRESS_PER_SWEEP_MAX {
                 connection.progress(self.interim_ns, now, |exchange| so_far.push(exchange));

@@ -20,10 +20,10 @@ use calltap_correlate::record::{CallRecord, Selection};
 use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alerts, Terms};
-use calltap_policies::detect::Detectors;
-use calltap_policies::review::Review;
+use calltap_policies::detect::{Bounds, Detectors};
+use calltap_policies::review::{Review, Secrets};
 use calltap_policies::watch::Watch;
-use calltap_tap::{Tap, TapOptions};
+use calltap_tap::Tap;
 use crossbeam_queue::ArrayQueue;
 use dashmap::DashMap;
 use pingora::apps::{HttpServerApp as _, HttpServerOptions};
@@ -41,8 +41,8 @@ use crate::account::Account;
 use crate::admin::{self, CallMetrics, Feed, LiveConnection, Recent, TapStatus};
 use crate::cli::RunArgs;
 use crate::clock::now_ns;
-use crate::config::{self, Config, ConfigError, Overrides, RecordsPath, TapConfig, TapMode};
-use crate::identity::redact::Secrets;
+use crate::config::{self, Config, ConfigError, Overrides, RecordsPath, TapMode};
+use crate::denials::Denials;
 use crate::pipeline::{Entrance, Outlet, Pipeline};
 use crate::proxy::{Gateway, Setup};
 use crate::server::{self, Listener, Live, Shared};
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Pingora's own timers have a thread that wakes a hundred times a second, calls or none. Those of
     // the runtime wake nobody before their time.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
-    let (tap, tap_reason) = start_tap(&config.tap)?;
+    let (tap, tap_reason) = start_tap(&config)?;
     let listeners = bind(&config, &tap)?;
     let admin = bind_admin(&config)?;
     calltap_tap::drop_privileges(false).context("cannot give up privileges")?;
@@ -110,12 +110,9 @@ fn allow_many_files() {
     }
 }
 
-fn start_tap(config: &TapConfig) -> anyhow::Result<(TapSource, Option<String>)> {
-    let options = TapOptions {
-        cgroup: config.cgroup.clone(),
-        sockets_max: config.sockets_max,
-    };
-    match config.mode {
+fn start_tap(config: &Config) -> anyhow::Result<(TapSource, Option<String>)> {
+    let options = config.tap_options();
+    match config.tap.mode {
         TapMode::Off => Ok((TapSource::Off, Some("tap.mode is off".to_owned()))),
         TapMode::TcpInfo => Ok((
             TapSource::TcpInfo("tap_mode"),
@@ -229,14 +226,17 @@ impl Calltap {
             config.records.queue_max,
             Arc::clone(&account),
         ));
+        let registry = Arc::new(DashMap::with_shard_amount(server::REGISTRY_SHARDS));
+        let denials = Arc::new(Denials::new(tap.clone(), Arc::clone(&registry)));
         let shared = Arc::new(Shared {
             limits: config.limits,
             connections: config.records.connections,
-            registry: DashMap::with_shard_amount(server::REGISTRY_SHARDS),
+            registry,
             entrance: Arc::clone(&entrance),
             live: Live::default(),
             closed: ArrayQueue::new(server::CLOSED_MAX),
             hooks: Arc::new(connect_hooks(&tap)),
+            denials: Arc::clone(&denials),
             draining: AtomicBool::new(false),
             tap,
         });
@@ -244,6 +244,9 @@ impl Calltap {
         runtime.block_on(setup.upstreams.resolve(FIRST_LOOKUP_MAX));
         setup.upstreams.watch(runtime.handle());
         let config = &setup.config;
+        denials
+            .configure(&config.denials, setup.upstreams.addresses())
+            .context("cannot put policies.lists in force")?;
         let recent = Recent::new(config.admin.as_ref().map_or(0, |admin| admin.recent_max));
         let metrics = Arc::new(CallMetrics::default());
         let feed = admin
@@ -264,7 +267,7 @@ impl Calltap {
             shared: Arc::clone(&shared),
             policies: Policies {
                 review: Review::default(),
-                detectors: Detectors::default(),
+                detectors: Detectors::new(Bounds::default()),
                 watch: Watch::default(),
                 alerts: Alerts::new(Terms::default(), RandomState::new().hash_one(now_ns()), &[]),
             },
@@ -281,8 +284,15 @@ impl Calltap {
             shared: Arc::clone(&shared),
             tap_reason,
         };
+        let upstreams_of = Arc::clone(&setup);
+        let looked_after = Arc::clone(&denials);
+        runtime.spawn(async move {
+            let upstreams = || upstreams_of.load().upstreams.addresses();
+            looked_after.look_after(upstreams).await;
+        });
         let sources = admin::Sources {
             facts: Box::new(facts),
+            denials,
             account,
             sink: sink.observer(),
             recent,
@@ -413,7 +423,7 @@ impl Calltap {
     /// their clients had said goodbye, then without regard to what is still being written.
     async fn cut_off(&self) {
         for how in [Shutdown::Read, Shutdown::Both] {
-            for connection in &self.shared.registry {
+            for connection in self.shared.registry.iter() {
                 connection.cut_off(how);
             }
             let none = tokio::time::timeout(CUT_OFF_MAX, self.shared.live.none());
@@ -455,6 +465,12 @@ impl Calltap {
             }
         }
         let next = Setup::of(new, Some(&old.upstreams)).map_err(text)?;
+        self.shared
+            .denials
+            .configure(&next.config.denials, next.upstreams.addresses())
+            .map_err(|error| {
+                text(anyhow::Error::from(error).context("cannot put policies.lists in force"))
+            })?;
         // Nothing can fail from here on.
         for (tls, next) in certificates {
             tls.exchange(next);
@@ -569,7 +585,7 @@ impl Setup {
                 .map(|error| format!("{:#}", anyhow::Error::from(error)));
             anyhow!(errors.collect::<Vec<_>>().join("; "))
         })?;
-        let secrets = Secrets::new(config.records.redact.iter().map(String::as_str));
+        let secrets = Secrets::usual_and(config.records.redact.iter().map(String::as_str));
         Ok(Self {
             config,
             upstreams,
@@ -663,7 +679,7 @@ impl admin::Facts for Facts {
     }
 
     fn live_connections(&self, each: &mut dyn FnMut(LiveConnection)) {
-        for connection in &self.shared.registry {
+        for connection in self.shared.registry.iter() {
             each(LiveConnection {
                 cookie: *connection.key(),
                 peer: connection.peer.address,

@@ -4,9 +4,11 @@
 //! Three doors: [`admit`] decides before a call is forwarded, on the request path; [`Policies::review`]
 //! sees its record when it is finished, and [`watch`] looks at connections while they live, both from one
 //! thread. [`detect`] holds the detectors behind the last two, [`alert`] what becomes of that they find.
-//! [`expression`] is the language that rules are written in.
+//! [`expression`] is the language that rules are written in; [`addresses`] are lists of those who do not even
+//! get to a door, by [`network`].
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod admit;
 pub mod review;
 pub mod watch;
@@ -15,6 +17,7 @@ pub mod detect;
 
 pub mod alert;
 pub mod expression;
+pub mod network;
 
 use calltap_correlate::record::CallRecord;
 

@@ -2,7 +2,8 @@
 /*
  * Keeps one ledger per socket of ours. Knows TCP/IP headers, nothing above them.
  *
- * Never refuses a packet and never changes one: every program passes whatever it sees.
+ * Never changes a packet, and refuses none but what comes for a listener of ours, or for a connection
+ * that it accepted, from a network that the process denies.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 
 #include "tap.h"
 
+#define DROP 0
 #define PASS 1
 #define AF_INET 2
 #define SOL_TCP 6
@@ -75,9 +77,11 @@ struct packet {
 struct socket {
 	struct bpf_spin_lock lock;
 	__u32 place; /* slot + 1, or PLACE_... */
+	__u32 faces_clients; /* a listener, or accepted by one; set by the process, inherited */
+	__u32 pad;
 	struct packet early;
 };
-_Static_assert(sizeof(struct socket) == 48, "src/layout.rs mirrors it");
+_Static_assert(sizeof(struct socket) == 56, "src/layout.rs mirrors it");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -142,6 +146,53 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } events SEC(".maps");
+
+/*
+ * Denied networks, twice: the process fills the tries that are not in use, then stores in `denying`
+ * which ones are: 0 none, so that nothing is looked up, 1 those called a, 2 those called b. A row has
+ * the index of its hits, or ROW_PASS; the longest prefix decides.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} denying SEC(".maps");
+
+struct prefix_v4 {
+	__u32 bits;
+	__u8 address[4];
+};
+
+struct prefix_v6 {
+	__u32 bits;
+	__u8 address[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct prefix_v4);
+	__type(value, __u32);
+} denied_v4_a SEC(".maps"), denied_v4_b SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct prefix_v6);
+	__type(value, __u32);
+} denied_v6_a SEC(".maps"), denied_v6_b SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hits);
+} denied_hits SEC(".maps");
 
 char LICENSE[] SEC("license") = "Apache-2.0";
 
@@ -595,6 +646,54 @@ static __always_inline void keep_early(struct packet *early, const struct packet
 	}
 }
 
+/* ---- denied networks ---------------------------------------------------------------------- */
+
+/* The row of the network that the packet comes from, if one is listed. */
+static __always_inline __u32 *row_of(struct __sk_buff *skb, bool use_b)
+{
+	__u8 *data = (void *)(long)skb->data;
+	__u8 *end = (void *)(long)skb->data_end;
+
+	if (data + 20 > end)
+		return NULL;
+	if (data[0] >> 4 == 4) {
+		struct prefix_v4 from = { .bits = 32 };
+
+		__builtin_memcpy(from.address, data + 12, sizeof(from.address));
+		return use_b ? bpf_map_lookup_elem(&denied_v4_b, &from) :
+			       bpf_map_lookup_elem(&denied_v4_a, &from);
+	} else {
+		struct prefix_v6 from = { .bits = 128 };
+
+		if (data + IPV6_HEADER > end)
+			return NULL;
+		__builtin_memcpy(from.address, data + 8, sizeof(from.address));
+		return use_b ? bpf_map_lookup_elem(&denied_v6_b, &from) :
+			       bpf_map_lookup_elem(&denied_v6_a, &from);
+	}
+}
+
+static __always_inline bool is_denied(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	__u64 *tries = bpf_map_lookup_elem(&denying, &zero);
+	__u64 use = tries ? READ(*tries) : 0;
+	struct hits *hits;
+	__u32 *row;
+
+	if (!use)
+		return false;
+	row = row_of(skb, use == 2);
+	if (!row || *row == ROW_PASS)
+		return false;
+	hits = bpf_map_lookup_elem(&denied_hits, row);
+	if (hits) {
+		__sync_fetch_and_add(&hits->packets, skb->gso_segs ? skb->gso_segs : 1);
+		__sync_fetch_and_add(&hits->bytes, skb->len);
+	}
+	return true;
+}
+
 /* ---- packet hooks ------------------------------------------------------------------------- */
 
 static __always_inline struct ledger *ledger_at(__u32 place)
@@ -705,8 +804,11 @@ int tap_ingress(struct __sk_buff *skb)
 	if (!sk)
 		return PASS;
 	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (s)
-		came(skb, sk, s);
+	if (!s)
+		return PASS;
+	if (s->faces_clients && is_denied(skb))
+		return DROP;
+	came(skb, sk, s);
 	return PASS;
 }
 

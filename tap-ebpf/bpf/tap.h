@@ -151,6 +151,17 @@ _Static_assert(sizeof(struct sent) == 88, "src/layout.rs mirrors it");
 _Static_assert(sizeof(struct received) == 96, "src/layout.rs mirrors it");
 _Static_assert(sizeof(struct ledger) == 2048, "src/layout.rs mirrors it");
 
+/* What was dropped of one denied network: an element of a mapped array. Only ever added to, by
+ * whatever processor the packet is on; the process zeroes it before another network may have it. */
+struct hits {
+	__u64 packets;            /* as they were on the wire */
+	__u64 bytes;              /* IP headers included, of packets merged on the way one */
+};
+_Static_assert(sizeof(struct hits) == 16, "src/layout.rs mirrors it");
+
+/* In a row of the tries of denied networks, in place of the index of its hits. */
+#define ROW_PASS 0U           /* let through, within a network that is denied */
+
 /* A hint that a slot can be taken back; losing one costs nothing but time. */
 struct event {
 	__u64 cookie;

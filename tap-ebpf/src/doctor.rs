@@ -382,6 +382,7 @@ mod tests {
         let options = TapOptions {
             cgroup: Some("/no/such/cgroup".into()),
             sockets_max: u32::MAX,
+            ..TapOptions::default()
         };
         let checks = checks(&options);
         for check in &checks {

@@ -166,8 +166,21 @@ pub(crate) struct Event {
 pub(crate) struct Socket {
     pub(crate) lock: u32,
     pub(crate) place: u32,
+    pub(crate) faces_clients: u32,
+    pub(crate) pad: u32,
     pub(crate) early: [u64; 5],
 }
+
+/// `struct hits`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hits {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// In place of the index of a network's hits: it is let through.
+pub(crate) const ROW_PASS: u32 = 0;
 
 // SAFETY: all of them are integers and arrays of integers, padded in the open.
 unsafe impl Words for Turn {}
@@ -194,7 +207,8 @@ const _: () = {
     assert!(size_of::<Identity>() == 184);
     assert!(size_of::<Ledger>() == 2048);
     assert!(size_of::<Event>() == 16);
-    assert!(size_of::<Socket>() == 48);
+    assert!(size_of::<Socket>() == 56);
+    assert!(size_of::<Hits>() == 16);
     assert!(offset_of!(Ledger, sent) == 184);
     assert!(offset_of!(Ledger, received) == 272);
     assert!(offset_of!(Ledger, cut_sent) == 368);
@@ -462,7 +476,17 @@ mod tests {
                     turn_arrivals,
                 }),
             ),
-            ("socket", mirror!(Socket { lock, place, early })),
+            (
+                "socket",
+                mirror!(Socket {
+                    lock,
+                    place,
+                    faces_clients,
+                    pad,
+                    early
+                }),
+            ),
+            ("hits", mirror!(Hits { packets, bytes })),
             ("event", mirror!(Event { cookie, slot, pad })),
             ("ledger", ledger),
         ] {

@@ -1,9 +1,10 @@
 //! The tap: one ledger per socket, kept by eBPF programs and read through shared memory.
 //!
-//! Knows TCP/IP headers and sockets. Refuses to know HTTP, to change or refuse a packet, and to
-//! touch a socket it was not told about.
+//! Knows TCP/IP headers and sockets. Refuses to know HTTP, to change a packet, to refuse one that does
+//! not come from a denied network to a listener of ours, and to touch a socket it was not told about.
 //!
-//! In reading order: [`tap`] loads the programs and finds ledgers; [`ledger`] reads one;
+//! In reading order: [`tap`] loads the programs and finds ledgers; [`ledger`] reads one; [`denied`]
+//! are the networks that get no answer;
 //! [`tcp_info`] gives what an unprivileged process can have instead; [`privilege`] gives up what
 //! the tap needed to start; [`doctor`] says what this machine allows.
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -11,6 +12,8 @@
 pub mod tap;
 
 pub mod ledger;
+
+pub mod denied;
 
 pub mod tcp_info;
 
@@ -21,6 +24,7 @@ pub mod doctor;
 mod caretaker;
 mod cgroup;
 mod layout;
+mod mapping;
 mod slots;
 
 pub use ledger::Ledger;

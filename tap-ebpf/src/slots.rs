@@ -3,18 +3,16 @@
 //! Reads word by word with atomic loads, and what belongs together under its version; hands out
 //! copies only, never a reference into the mapping.
 
-use std::ffi::c_void;
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::AsFd;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
-
-use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::layout::{
     ARRIVALS_RECENT, Ack, Arrival, Identity, Ledger, Received, Sent, TURNS, Turn, Words,
 };
+use crate::mapping::Mapping;
 
 /// A writer needs tens of nanoseconds; one that was preempted in the middle needs its turn.
 const SPINS_BEFORE_YIELD: u32 = 64;
@@ -22,61 +20,28 @@ const SPINS_BEFORE_YIELD: u32 = 64;
 const TRIES_MAX: u32 = 4096;
 
 /// All ledgers of a tap.
-pub(crate) struct Slots {
-    base: NonNull<c_void>,
-    bytes: usize,
-    count: u32,
-}
-
-// SAFETY: the mapping lives as long as `Slots`, and is only accessed through atomics.
-unsafe impl Send for Slots {}
-// SAFETY: as above.
-unsafe impl Sync for Slots {}
+pub(crate) struct Slots(Mapping<Ledger>);
 
 impl Slots {
     /// Maps `count` ledgers of the array `map`.
     pub(crate) fn map(map: impl AsFd, count: u32) -> io::Result<Self> {
-        let page = rustix::param::page_size();
-        let bytes = (count as usize * size_of::<Ledger>()).next_multiple_of(page);
-        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-        let base = unsafe {
-            rustix::mm::mmap(
-                ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                map,
-                0,
-            )?
-        };
-        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, bytes, count })
+        Mapping::of(map, count).map(Self)
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.0.count()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.0.bytes()
     }
 
     /// One ledger; `None` beyond the end.
     pub(crate) fn slot(&self, index: u32) -> Option<Slot<'_>> {
-        (index < self.count).then(|| Slot {
-            // SAFETY: within the mapping, which covers `count` ledgers.
-            ledger: unsafe { self.base.cast::<Ledger>().add(index as usize) },
+        Some(Slot {
+            ledger: self.0.get(index)?,
             _slots: self,
         })
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; nothing borrowed from it outlives `self`.
-        if let Err(error) = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) } {
-            tracing::warn!(%error, "cannot unmap the ledgers");
-        }
     }
 }
 

@@ -6,20 +6,23 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf, SkStorage};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Queue, RingBuf, SkStorage};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use calltap_correlate::socket::SocketCookie;
 
 pub use crate::cgroup::CgroupError;
 use crate::cgroup::Membership;
+use crate::denied::{self, DENIED_MAX_DEFAULT, Denied, DenyError, Hits, Row};
 use crate::doctor::{KERNEL_MIN, KernelVersion};
 use crate::ledger::Ledger;
+use crate::mapping::Mapping;
 use crate::slots::{Slot, Slots};
 use crate::{layout, monotonic_ns};
 
@@ -50,6 +53,9 @@ pub struct TapOptions {
     /// Sockets with a ledger at the same time; further ones go untapped. Each costs
     /// [`LEDGER_BYTES`], allocated at start.
     pub sockets_max: u32,
+    /// Networks that can be denied at the same time, of both families together. Each has two counters
+    /// of 16 bytes, allocated at start; one that is listed takes the kernel about 300 bytes more.
+    pub denied_max: u32,
 }
 
 impl Default for TapOptions {
@@ -57,6 +63,7 @@ impl Default for TapOptions {
         Self {
             cgroup: None,
             sockets_max: SOCKETS_MAX_DEFAULT,
+            denied_max: DENIED_MAX_DEFAULT,
         }
     }
 }
@@ -118,6 +125,12 @@ pub enum TapError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The counters of denied networks could not be mapped.
+    #[error("cannot map the counters of denied networks: lower policies.denied_max")]
+    DeniedMemory {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The embedded object is not the one that belongs to this code.
     #[error("the embedded eBPF object has no usable {name}: this build is broken")]
     Object {
@@ -159,6 +172,7 @@ pub struct Tap {
     upstreams: Mutex<HashMap<MapData, u64, u8>>,
     sockets: Mutex<SkStorage<MapData, layout::Socket>>,
     counts: PerCpuArray<MapData, u64>,
+    denied: Mutex<Denied>,
     recycled: AtomicU64,
     // Dropped in this order: nothing is attached any more when the cgroup is removed.
     _programs: Ebpf,
@@ -180,7 +194,7 @@ impl Tap {
     }
 
     fn made(options: &TapOptions) -> Result<Self, TapError> {
-        let mut ebpf = load(options.sockets_max)?;
+        let mut ebpf = load(options)?;
         let Map::Array(ledgers) = map(&mut ebpf, "ledgers")? else {
             return Err(TapError::Object { name: "ledgers" });
         };
@@ -205,6 +219,7 @@ impl Tap {
         let sockets = SkStorage::try_from(map(&mut ebpf, "sockets")?).map_err(in_map("sockets"))?;
         let counts = PerCpuArray::try_from(map(&mut ebpf, "counts")?).map_err(in_map("counts"))?;
         let events = RingBuf::try_from(map(&mut ebpf, "events")?).map_err(in_map("events"))?;
+        let denied = denied_networks(&mut ebpf, options.denied_max)?;
 
         let membership = match &options.cgroup {
             Some(path) => Membership::enter(path)?,
@@ -230,6 +245,7 @@ impl Tap {
             upstreams: Mutex::new(upstreams),
             sockets: Mutex::new(sockets),
             counts,
+            denied: Mutex::new(denied),
             recycled: AtomicU64::new(0),
             _programs: ebpf,
             membership,
@@ -243,10 +259,12 @@ impl Tap {
     /// When the descriptor is no TCP socket, or the kernel has no memory for the mark.
     pub fn own_listener(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
         set_save_syn(listener)?;
+        let ours = layout::Socket {
+            faces_clients: 1,
+            ..layout::Socket::default()
+        };
         let mut sockets = lock(&self.sockets);
-        sockets
-            .insert(&listener, layout::Socket::default(), 0)
-            .map_err(io_error)
+        sockets.insert(&listener, ours, 0).map_err(io_error)
     }
 
     /// Has a ledger kept of the socket `cookie`, which is about to connect.
@@ -277,6 +295,34 @@ impl Tap {
         self.recycled
             .fetch_add(u64::from(swept.recycled), Ordering::Relaxed);
         swept
+    }
+
+    /// Has packets dropped that come from denied networks to listeners of ours and to connections that
+    /// they accepted; to no others, and on no other way. These rows, each network once, stand instead of
+    /// all before: there is no moment between. Of two that hold an address the one with more bits decides.
+    ///
+    /// Costs a system call of some microseconds for each row that differs from the list before the one
+    /// in use: 50,000 new ones took 0.2 s, another 50,000 in their place 0.4 s. Without rows it costs
+    /// no packet more than a load.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel has no memory for one. The rows before stand then.
+    pub fn deny(&self, rows: impl Iterator<Item = Row>) -> Result<(), DenyError> {
+        lock(&self.denied).replace(rows)
+    }
+
+    /// What was dropped of each of these networks, by first address and bits, since it is denied;
+    /// nothing of those that are not.
+    pub fn denied_hits(&self, networks: impl Iterator<Item = (IpAddr, u8)>) -> Vec<Hits> {
+        let denied = lock(&self.denied);
+        networks
+            .map(|(first, bits)| denied.hits(first, bits))
+            .collect()
+    }
+
+    /// What was dropped of all networks since the start.
+    pub fn denied_total(&self) -> Hits {
+        lock(&self.denied).total()
     }
 
     /// What is in no ledger, by reason, since the start.
@@ -490,7 +536,31 @@ fn event_of(bytes: &[u8]) -> Option<layout::Event> {
     })
 }
 
-fn load(sockets_max: u32) -> Result<Ebpf, TapError> {
+/// The maps of denied networks, with nothing in them.
+fn denied_networks(ebpf: &mut Ebpf, denied_max: u32) -> Result<Denied, TapError> {
+    let mut set = |v4: &'static str, v6: &'static str| -> Result<denied::Set, TapError> {
+        Ok(denied::Set::new(
+            LpmTrie::try_from(map(ebpf, v4)?).map_err(in_map(v4))?,
+            LpmTrie::try_from(map(ebpf, v6)?).map_err(in_map(v6))?,
+        ))
+    };
+    let sets = [
+        set("denied_v4_a", "denied_v6_a")?,
+        set("denied_v4_b", "denied_v6_b")?,
+    ];
+    let switch = mapped(ebpf, "denying", 1)?;
+    let hits = mapped(ebpf, "denied_hits", denied::hits_max(denied_max))?;
+    Ok(Denied::new(sets, denied_max, switch, hits))
+}
+
+fn mapped<T>(ebpf: &Ebpf, name: &'static str, count: u32) -> Result<Mapping<T>, TapError> {
+    let Some(Map::Array(array)) = ebpf.map(name) else {
+        return Err(TapError::Object { name });
+    };
+    Mapping::of(array.fd(), count).map_err(|source| TapError::DeniedMemory { source })
+}
+
+fn load(options: &TapOptions) -> Result<Ebpf, TapError> {
     let receive_window_max = receive_window_max();
     // Stores of one processor are seen in order by the others there; elsewhere it takes barriers.
     let weak_order = u8::from(!cfg!(target_arch = "x86_64"));
@@ -502,8 +572,12 @@ fn load(sockets_max: u32) -> Result<Ebpf, TapError> {
         .map_max_entries("upstreams", PENDING_MAX)
         .map_max_entries("syn_times", PENDING_MAX);
     for name in ["ledgers", "free_slots", "slot_by_cookie"] {
-        loader.map_max_entries(name, sockets_max);
+        loader.map_max_entries(name, options.sockets_max);
     }
+    for name in ["denied_v4_a", "denied_v4_b", "denied_v6_a", "denied_v6_b"] {
+        loader.map_max_entries(name, denied::rows_max(options.denied_max));
+    }
+    loader.map_max_entries("denied_hits", denied::hits_max(options.denied_max));
     loader
         .load(OBJECT)
         .map_err(|source| TapError::Maps { source })

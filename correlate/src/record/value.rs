@@ -16,7 +16,9 @@ use uuid::Uuid;
 use crate::exchange::{Stage, Text};
 use crate::socket::{Close, Coverage, SocketCookie};
 
-use super::{AckKind, Address, Attribution, Kind, Reason, Settled, TcpFlags, Timestamp};
+use super::{
+    AckKind, Address, Attribution, BadTimestamp, Kind, Reason, Settled, TcpFlags, Timestamp,
+};
 
 /// What a field's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +47,25 @@ pub enum ValueKind {
     FreeKeys,
 }
 
+/// What a field holds, for those who ask for fields by their place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'r> {
+    /// A text, a word, an address, an id, flags or a time, as the record writes it.
+    Text(Cow<'r, str>),
+    /// A number; what does not fit is the largest one.
+    Integer(i64),
+    /// A truth value.
+    Boolean(bool),
+    /// A list, of objects by what names each; empty where the record has none.
+    List(Vec<Cow<'r, str>>),
+}
+
 /// One value: written as JSON, read back, cut to a length.
 pub(crate) trait Datum: Sized {
     const VALUE: ValueKind;
     fn write(&self, out: &mut Vec<u8>);
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error>;
+    fn value(&self) -> Value<'_>;
     /// Shortens text to `max` bytes; says whether it did.
     fn cut(&mut self, _max: usize) -> bool {
         false
@@ -64,6 +80,9 @@ pub(crate) trait Slot: Sized {
     fn write_member(&self, key: &str, out: &mut Vec<u8>);
     fn read_member<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error>;
     fn cut_member(&mut self, max: usize) -> bool;
+    fn value(&self) -> Option<Value<'_>>;
+    /// Makes it absent, if it can be.
+    fn clear_member(&mut self);
 }
 
 impl<T: Datum> Slot for Option<T> {
@@ -84,6 +103,12 @@ impl<T: Datum> Slot for Option<T> {
     }
     fn cut_member(&mut self, max: usize) -> bool {
         self.as_mut().is_some_and(|value| value.cut(max))
+    }
+    fn value(&self) -> Option<Value<'_>> {
+        self.as_ref().map(Datum::value)
+    }
+    fn clear_member(&mut self) {
+        *self = None;
     }
 }
 
@@ -111,6 +136,16 @@ impl<T: Datum> Slot for Vec<T> {
         self.iter_mut()
             .fold(false, |cut, value| value.cut(max) | cut)
     }
+    fn value(&self) -> Option<Value<'_>> {
+        let texts = self.iter().filter_map(|value| match value.value() {
+            Value::Text(text) => Some(text),
+            _ => None,
+        });
+        Some(Value::List(texts.collect()))
+    }
+    fn clear_member(&mut self) {
+        self.clear();
+    }
 }
 
 /// Fields that every record has.
@@ -131,6 +166,10 @@ macro_rules! always {
             fn cut_member(&mut self, max: usize) -> bool {
                 Datum::cut(self, max)
             }
+            fn value(&self) -> Option<Value<'_>> {
+                Some(Datum::value(self))
+            }
+            fn clear_member(&mut self) {}
         }
     )*};
 }
@@ -168,6 +207,24 @@ impl<'de, T: Datum> Visitor<'de> for ListSeed<T> {
     }
 }
 
+/// Reads text that need not be kept.
+fn read_text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct Parse<F>(F);
+    impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Parse<F> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            (self.0)(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Parse(parse))
+}
+
 macro_rules! integers {
     ($($ty:ty),*) => {$(
         impl Datum for $ty {
@@ -183,6 +240,9 @@ macro_rules! integers {
             fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 <$ty>::deserialize(deserializer)
             }
+            fn value(&self) -> Value<'_> {
+                Value::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
+            }
         }
     )*};
 }
@@ -196,6 +256,9 @@ impl Datum for bool {
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         bool::deserialize(deserializer)
     }
+    fn value(&self) -> Value<'_> {
+        Value::Boolean(*self)
+    }
 }
 
 impl Datum for String {
@@ -205,6 +268,9 @@ impl Datum for String {
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)
+    }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Borrowed(self))
     }
     fn cut(&mut self, max: usize) -> bool {
         let cut = self.len() > max;
@@ -223,6 +289,9 @@ impl Datum for Text {
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Cow::Owned)
     }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Borrowed(self))
+    }
     fn cut(&mut self, max: usize) -> bool {
         self.len() > max && self.to_mut().cut(max)
     }
@@ -234,7 +303,10 @@ impl Datum for Arc<str> {
         write_text(self, out);
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Arc::from)
+        read_text(deserializer, |text| Ok(Arc::from(text)))
+    }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Borrowed(self))
     }
     fn cut(&mut self, max: usize) -> bool {
         let cut = self.len() > max;
@@ -256,6 +328,9 @@ impl Datum for Uuid {
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Uuid::deserialize(deserializer)
     }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Owned(self.hyphenated().to_string()))
+    }
 }
 
 impl Datum for SocketCookie {
@@ -266,10 +341,14 @@ impl Datum for SocketCookie {
         out.push(b'"');
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let raw: Option<u64> = text.parse().ok();
-        raw.and_then(SocketCookie::new)
-            .ok_or_else(|| D::Error::custom(format_args!("{text:?} is not a socket cookie")))
+        read_text(deserializer, |text| {
+            let raw: Option<u64> = text.parse().ok();
+            raw.and_then(SocketCookie::new)
+                .ok_or_else(|| format!("{text:?} is not a socket cookie"))
+        })
+    }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Owned(self.get().to_string()))
     }
 }
 
@@ -292,6 +371,9 @@ impl Datum for IpAddr {
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IpAddr::deserialize(deserializer)
     }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Owned(self.to_string()))
+    }
 }
 
 impl Datum for Address {
@@ -303,10 +385,18 @@ impl Datum for Address {
         }
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| match text.parse() {
-            Ok(ip) => Address::Ip(ip),
-            Err(_) => Address::Other(text),
+        read_text(deserializer, |text| {
+            Ok(match text.parse() {
+                Ok(ip) => Address::Ip(ip),
+                Err(_) => Address::Other(text.to_owned()),
+            })
         })
+    }
+    fn value(&self) -> Value<'_> {
+        match self {
+            Address::Ip(ip) => ip.value(),
+            Address::Other(text) => Datum::value(text),
+        }
     }
     fn cut(&mut self, max: usize) -> bool {
         match self {
@@ -324,8 +414,13 @@ impl Datum for Timestamp {
         out.push(b'"');
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        read_text(deserializer, |text| {
+            text.parse()
+                .map_err(|error: BadTimestamp| error.to_string())
+        })
+    }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Owned(self.to_string()))
     }
 }
 
@@ -344,8 +439,10 @@ impl Datum for TcpFlags {
         out.push(b'"');
     }
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        read_text(deserializer, str::parse)
+    }
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Owned(self.names().collect::<Vec<_>>().join(",")))
     }
 }
 
@@ -380,8 +477,13 @@ macro_rules! words {
                 out.push(b'"');
             }
             fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word = String::deserialize(deserializer)?;
-                <$ty>::from_word(&word).ok_or_else(|| D::Error::unknown_variant(&word, <$ty>::WORDS))
+                read_text(deserializer, |word| {
+                    <$ty>::from_word(word)
+                        .ok_or_else(|| format!("{word:?} is none of {}", <$ty>::WORDS.join(", ")))
+                })
+            }
+            fn value(&self) -> Value<'_> {
+                Value::Text(Cow::Borrowed(self.word()))
             }
         }
     )*};
@@ -424,9 +526,9 @@ words! {
     Stage { Tcp = "tcp", Tls = "tls", Head = "head" }
 }
 
-/// A JSON object inside a record, its members named in one place.
+/// A JSON object inside a record, its members named in one place, and one of them as what names it.
 macro_rules! object {
-    ($(#[$meta:meta])* pub struct $ty:ident { $($name:literal $ident:ident: $member:ty, $doc:literal;)* }) => {
+    ($(#[$meta:meta])* pub struct $ty:ident by $by:ident { $($name:literal $ident:ident: $member:ty, $doc:literal;)* }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $ty {
@@ -466,6 +568,9 @@ macro_rules! object {
                     }
                 }
                 deserializer.deserialize_map(Members)
+            }
+            fn value(&self) -> $crate::record::Value<'_> {
+                $crate::record::value::Datum::value(&self.$by)
             }
             fn cut(&mut self, max: usize) -> bool {
                 use $crate::record::value::Slot as _;

@@ -194,13 +194,23 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-/// Lets a request through to its handler, or says why not.
+/// Whose connection a request came on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AskedBy(pub(super) IpAddr);
+
+/// Lets a request through to its handler, or says why not. Who showed the token is never denied.
 pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let open = endpoints()
         .iter()
         .any(|endpoint| endpoint.open && endpoint.path == request.uri().path());
     match api.guard.check(request.uri(), request.headers(), open) {
         Ok(()) => {
+            if let Some(AskedBy(peer)) = request.extensions().get()
+                && !open
+                && api.guard.token.is_some()
+            {
+                api.denials.note_admin_peer(*peer);
+            }
             let mut response = next.run(request).await;
             let headers = response.headers_mut();
             headers.insert(

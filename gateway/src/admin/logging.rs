@@ -9,17 +9,17 @@ use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::{CallRecord, Kind, free_key};
 use calltap_correlate::socket::SocketCookie;
+use calltap_policies::review::{REDACTED, Secrets};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::identity;
-use crate::identity::redact::{REDACTED, Secrets};
 
 use super::recent::Recent;
 use super::{Api, LiveConnection, Refusal, read_body};
@@ -64,12 +64,13 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Result<Res
             StatusCode::SERVICE_UNAVAILABLE,
             "too many records are waiting; try again later",
         );
-        return Err(busy.with(header::RETRY_AFTER, "1"));
+        return Err(busy.with(header::RETRY_AFTER, HeaderValue::from_static("1")));
     }
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
-fn demand_json(request: &Request) -> Result<(), Refusal> {
+/// A page of another origin cannot send this unasked.
+pub(super) fn demand_json(request: &Request) -> Result<(), Refusal> {
     let declared = request.headers().get(header::CONTENT_TYPE);
     let essence = declared
         .and_then(|value| value.to_str().ok())

@@ -5,10 +5,11 @@
 //! its own runtime, so that nothing asked here can hold up a call.
 //!
 //! In reading order: [`serve`] listens, [`guard`] decides who may ask, the handlers are in
-//! [`status`], [`logging`] and [`calls`]; [`recent`] and [`metrics`] keep what they tell,
+//! [`status`], [`logging`], [`calls`] and [`denied`]; [`recent`] and [`metrics`] keep what they tell,
 //! [`openapi`] describes it all.
 
 mod calls;
+mod denied;
 mod filter;
 mod guard;
 mod logging;
@@ -28,16 +29,17 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::Selection;
 use calltap_correlate::socket::SocketCookie;
 use calltap_policies::admit::Count;
+use calltap_policies::review::Secrets;
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::account::Account;
-use crate::identity::redact::Secrets;
+use crate::denials::Denials;
 use crate::sink::json_lines::Observer;
 use crate::upstream::UpstreamsState;
 
@@ -87,6 +89,8 @@ pub(crate) struct LiveConnection {
 pub(crate) struct Sources {
     /// Everything that has an owner elsewhere.
     pub(crate) facts: Box<dyn Facts>,
+    /// Who is denied.
+    pub(crate) denials: Arc<Denials>,
     /// The conservation counters.
     pub(crate) account: Arc<Account>,
     /// The sink's state.
@@ -108,6 +112,7 @@ type Api = Arc<Inner>;
 
 struct Inner {
     facts: Box<dyn Facts>,
+    denials: Arc<Denials>,
     account: Arc<Account>,
     sink: Observer,
     recent: Arc<Recent>,
@@ -174,6 +179,27 @@ fn endpoints() -> &'static [Endpoint] {
         },
         Endpoint {
             method: Method::GET,
+            path: "/api/v1/denied",
+            open: false,
+            handler: || get(denied::list),
+            describe: openapi::denied,
+        },
+        Endpoint {
+            method: Method::POST,
+            path: "/api/v1/denied",
+            open: false,
+            handler: || post(denied::add),
+            describe: openapi::deny,
+        },
+        Endpoint {
+            method: Method::DELETE,
+            path: "/api/v1/denied",
+            open: false,
+            handler: || delete(denied::remove),
+            describe: openapi::allow,
+        },
+        Endpoint {
+            method: Method::GET,
             path: "/api/v1/openapi.json",
             open: false,
             handler: || get(openapi::document_text),
@@ -229,23 +255,30 @@ async fn nothing_here(uri: Uri) -> Refusal {
 async fn wrong_method(State(_): State<Api>, method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
     // The template that is the path itself stands over one that merely fits.
-    let found = endpoints()
+    let template = endpoints()
         .iter()
-        .find(|endpoint| endpoint.path == path)
+        .map(|endpoint| endpoint.path)
+        .find(|template| *template == path)
         .or_else(|| {
-            endpoints()
-                .iter()
-                .find(|endpoint| fits(endpoint.path, path))
+            let mut templates = endpoints().iter().map(|endpoint| endpoint.path);
+            templates.find(|template| fits(template, path))
         });
-    let allowed = match found.map(|endpoint| &endpoint.method) {
-        Some(&Method::POST) => "POST",
-        _ => "GET, HEAD",
-    };
-    Refusal::new(
+    let methods = endpoints()
+        .iter()
+        .filter(|endpoint| Some(endpoint.path) == template)
+        .map(|endpoint| match endpoint.method {
+            Method::GET => "GET, HEAD",
+            ref other => other.as_str(),
+        });
+    let allowed = methods.collect::<Vec<_>>().join(", ");
+    let refusal = Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{path} takes {allowed}, not {method}"),
-    )
-    .with(header::ALLOW, allowed)
+    );
+    match HeaderValue::try_from(allowed) {
+        Ok(allowed) => refusal.with(header::ALLOW, allowed),
+        Err(_) => refusal, // never: methods are words
+    }
 }
 
 fn fits(template: &str, path: &str) -> bool {
@@ -286,14 +319,15 @@ async fn read_body(request: Request, max: usize) -> Result<Bytes, Refusal> {
 struct Refusal {
     status: StatusCode,
     why: String,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, why: impl Into<String>) -> Self {
         let why = why.into();
-        let header = (status == StatusCode::UNAUTHORIZED)
-            .then_some((header::WWW_AUTHENTICATE, "Bearer realm=\"calltap\""));
+        let challenge = HeaderValue::from_static("Bearer realm=\"calltap\"");
+        let header =
+            (status == StatusCode::UNAUTHORIZED).then_some((header::WWW_AUTHENTICATE, challenge));
         Self {
             status,
             why,
@@ -305,7 +339,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, why.to_string())
     }
 
-    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self
     }
@@ -320,9 +354,7 @@ impl IntoResponse for Refusal {
         } = self;
         let mut response = (status, axum::Json(json!({"error": why}))).into_response();
         if let Some((name, value)) = header {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use calltap_correlate::record::json_schema;
 use serde_json::{Map, Value, json};
 
-use super::{Endpoint, calls, endpoints, filter, logging};
+use super::{Endpoint, calls, denied, endpoints, filter, logging};
+use crate::denials::DENIED_FOR_MAX;
 
 /// What is said about one endpoint.
 pub(super) struct Operation {
@@ -23,6 +24,8 @@ enum Answer {
     Text(&'static str, &'static str),
     /// `{"error": "why"}`
     Refusal(&'static str),
+    /// No body.
+    Nothing(&'static str),
 }
 
 /// `GET /api/v1/openapi.json`
@@ -39,10 +42,8 @@ fn document() -> Value {
     let mut paths = Map::new();
     for endpoint in endpoints() {
         let method = endpoint.method.as_str().to_ascii_lowercase();
-        paths.insert(
-            endpoint.path.to_owned(),
-            json!({method: operation(endpoint)}),
-        );
+        let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
+        path[method] = operation(endpoint);
     }
     json!({
         "openapi": "3.1.0",
@@ -132,6 +133,7 @@ impl Answer {
             Answer::Json(description, schema) => (description, "application/json", schema),
             Answer::Text(description, media) => (description, media, json!({"type": "string"})),
             Answer::Refusal(description) => (description, "application/json", reference("Error")),
+            Answer::Nothing(description) => return json!({"description": description}),
         };
         json!({"description": description, "content": {media: {"schema": schema}}})
     }
@@ -229,6 +231,18 @@ pub(super) fn status() -> Operation {
                         "applied": {"type": "integer", "description": "Calls it applied to, or would have."},
                         "unanswered": {"type": "integer", "description": "Calls of which it could not tell."},
                     },
+                },
+            },
+            "denied": {
+                "type": "object",
+                "description": "Of denied addresses; see /api/v1/denied.",
+                "properties": {
+                    "in_kernel": {"type": "boolean", "description": "The kernel drops their packets; otherwise their connections are reset when they are accepted."},
+                    "networks": {"type": "integer"},
+                    "packets": {"type": "integer", "description": "Dropped."},
+                    "bytes": {"type": "integer", "description": "Dropped."},
+                    "connections_closed": {"type": "integer", "description": "Open when their client was denied."},
+                    "connections_refused": {"type": "integer", "description": "Accepted and reset."},
                 },
             },
             "records": stages,
@@ -392,6 +406,128 @@ pub(super) fn stream() -> Operation {
             ),
             (400, Answer::Refusal("A parameter is unknown or wrong.")),
             (503, Answer::Refusal("Too many streams are open.")),
+        ],
+    }
+}
+
+/// A denial as [`denied::list`](super::denied::list) tells it.
+fn denial() -> Value {
+    json!({
+        "type": "object",
+        "required": ["network", "list", "packets", "bytes"],
+        "properties": {
+            "network": {"type": "string", "examples": ["203.0.113.0/24"]},
+            "list": {"type": "string", "description": "Where it stands: the name of a list, or added, for those made here."},
+            "until": {"type": "string", "format": "date-time", "description": "Absent: it does not end."},
+            "why": {"type": "string", "description": "As said when it was added."},
+            "packets": {"type": "integer", "description": "Dropped by the kernel since it is denied."},
+            "bytes": {"type": "integer", "description": "Dropped by the kernel since it is denied."},
+        },
+    })
+}
+
+pub(super) fn denied() -> Operation {
+    let never = json!({
+        "type": "object",
+        "properties": {"network": {"type": "string"}, "why": {"type": "string"}},
+    });
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "in_kernel": {"type": "boolean", "description": "The kernel drops packets; otherwise connections are reset when they are accepted."},
+            "networks": {"type": "integer", "description": "Denied networks."},
+            "networks_max": {"type": "integer", "description": "policies.deny_max"},
+            "lists": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "entries": {"type": "integer"}},
+                },
+            },
+            "never": {"type": "array", "description": "Who may never be denied.", "items": never},
+            "exempted": {"type": "array", "description": "What entries do not do because of that, the first of it.", "items": {"type": "string"}},
+            "exempted_count": {"type": "integer", "description": "How many such entries there are."},
+            "denied": {"type": "array", "items": denial()},
+        },
+    });
+    Operation {
+        id: "listDenied",
+        summary: "Who is denied, those that try hardest first",
+        description: "The networks whose packets are dropped, or whose connections are reset."
+            .into(),
+        parameters: vec![
+            json!({
+                "name": "address",
+                "in": "query",
+                "description": "Only what denies this address.",
+                "schema": {"type": "string"},
+            }),
+            json!({
+                "name": "limit",
+                "in": "query",
+                "description": "Networks on the page at most.",
+                "schema": {"type": "integer", "minimum": 1, "maximum": calls::PAGE_MAX, "default": calls::PAGE},
+            }),
+        ],
+        body: None,
+        answers: vec![
+            (200, Answer::Json("They.", schema)),
+            (400, Answer::Refusal("A parameter is unknown or wrong.")),
+        ],
+    }
+}
+
+pub(super) fn deny() -> Operation {
+    let body = json!({
+        "type": "object",
+        "required": ["network", "for_s"],
+        "additionalProperties": false,
+        "properties": {
+            "network": {"type": "string", "description": "A network or one address.", "examples": ["203.0.113.7", "2001:db8::/64"]},
+            "for_s": {"type": "integer", "minimum": 1, "maximum": DENIED_FOR_MAX.as_secs(), "description": "How long, seconds."},
+            "why": {"type": "string", "maxLength": denied::WHY_MAX},
+        },
+    });
+    Operation {
+        id: "deny",
+        summary: "Deny a network for a time",
+        description: "From now on; its open connections are reset. A restart forgets it, a reload does not. Denied again, it has the new end.".into(),
+        parameters: vec![],
+        body: Some(body),
+        answers: vec![
+            (201, Answer::Json("It is denied.", denial())),
+            (400, Answer::Refusal("The body is no such thing.")),
+            (408, Answer::Refusal("The body did not arrive in time.")),
+            (409, Answer::Refusal("It may never be denied, or stands in a list.")),
+            (413, Answer::Refusal("The body is too long.")),
+            (415, Answer::Refusal("The body is not declared as JSON.")),
+            (503, Answer::Refusal("There is no room for it.")),
+        ],
+    }
+}
+
+pub(super) fn allow() -> Operation {
+    Operation {
+        id: "allow",
+        summary: "Deny a network no longer",
+        description: "Only what was denied here; what stands in a list ends with a reload.".into(),
+        parameters: vec![json!({
+            "name": "network",
+            "in": "query",
+            "required": true,
+            "description": "Exactly as it is denied.",
+            "schema": {"type": "string"},
+            "example": "203.0.113.0/24",
+        })],
+        body: None,
+        answers: vec![
+            (204, Answer::Nothing("It is denied no longer.")),
+            (
+                400,
+                Answer::Refusal("A parameter is unknown, missing or wrong."),
+            ),
+            (404, Answer::Refusal("Exactly that is not denied.")),
+            (409, Answer::Refusal("It stands in a list.")),
         ],
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, watch};
 
-use super::guard::{Guard, Token, is_loopback};
+use super::guard::{AskedBy, Guard, Token, is_loopback};
 use super::{Inner, Sources, calls, router};
 
 /// Connections at a time; further ones wait until one ends.
@@ -107,6 +107,7 @@ impl Bound {
         } = self;
         let Sources {
             facts,
+            denials,
             account,
             sink,
             recent,
@@ -119,6 +120,7 @@ impl Bound {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let api = Arc::new(Inner {
             facts,
+            denials,
             account,
             sink,
             recent,
@@ -188,8 +190,9 @@ async fn accept(listener: TcpListener, router: Router, mut ending: watch::Receiv
             () = ended(&mut ending) => break,
         };
         match accepted {
-            (Ok(place), Ok((socket, _))) => {
-                let (router, ending) = (router.clone(), ending.clone());
+            (Ok(place), Ok((socket, peer))) => {
+                let router = router.clone().layer(Extension(AskedBy(peer.ip())));
+                let ending = ending.clone();
                 tokio::spawn(async move {
                     serve(socket, router, ending).await;
                     drop(place);

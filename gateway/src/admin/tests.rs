@@ -6,13 +6,16 @@ use std::sync::{Mutex, mpsc};
 
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::{CallRecord, Kind, Timestamp};
+use calltap_policies::addresses::{self, List, Never};
 use expect_test::{expect, expect_file};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::serve::AdminError;
 use super::*;
+use crate::config::DenialsConfig;
 use crate::sink::json_lines::{self, JsonLines, Options, Patience, Target};
+use crate::socket::TapSource;
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -101,15 +104,30 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
     change(&mut world);
     let recent = Recent::new(50);
     let metrics = Arc::<CallMetrics>::default();
+    let denials = Arc::new(Denials::new(TapSource::Off, Arc::default()));
+    let list = List {
+        name: "blocked".into(),
+        entries: addresses::read("203.0.113.0/24\n127.0.0.0/30").expect("entries"),
+    };
+    let config = DenialsConfig {
+        lists: vec![list].into(),
+        never: vec![Never {
+            network: "127.0.0.0/8".parse().expect("a network"),
+            why: "loopback".into(),
+        }],
+        max: 3,
+    };
+    denials.configure(&config, vec![]).expect("there is room");
     let running = bound
         .start(Sources {
             facts: Box::new(world),
+            denials,
             account: Arc::clone(&account),
             sink: sink.observer(),
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
             visible: Selection::all(),
-            secrets: Secrets::new(["voucher"]),
+            secrets: Secrets::usual_and(["voucher"]),
             instance: "test".into(),
         })
         .expect("a thread");
@@ -168,9 +186,13 @@ impl Server {
     }
 
     fn post(&self, body: &str) -> Answer {
+        self.post_to("/api/v1/logging", body)
+    }
+
+    fn post_to(&self, path: &str, body: &str) -> Answer {
         let length = body.len();
         let head = format!(
-            "POST /api/v1/logging HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}"
         );
         self.raw(&head, body)
     }
@@ -936,6 +958,10 @@ fn the_metrics_keep_their_names() {
         calltap_stream_dropped_records_total counter
         calltap_policy_applied_total counter
         calltap_policy_unanswered_total counter
+        calltap_denied_networks gauge
+        calltap_denied_packets_total counter
+        calltap_denied_bytes_total counter
+        calltap_denied_connections_total counter
         calltap_client_connections gauge
         calltap_tap_info gauge
         calltap_tap_ledgers gauge
@@ -957,9 +983,107 @@ fn the_committed_description_is_the_served_one() {
     expect_file!["../../../docs/openapi.json"].assert_eq(&served);
     let document: Value = serde_json::from_str(&served).expect("JSON");
     let paths = document["paths"].as_object().expect("an object");
-    assert_eq!(
-        paths.len(),
-        endpoints().len(),
-        "two endpoints of one path need merging"
+    let operations = paths.values().filter_map(Value::as_object);
+    let operations: usize = operations.map(serde_json::Map::len).sum();
+    assert_eq!(operations, endpoints().len());
+}
+
+#[test]
+fn who_is_denied_can_be_listed_and_changed() {
+    const PATH: &str = "/api/v1/denied";
+    let server = serve();
+    let listed = server.get(PATH).json();
+    expect![[r#"
+        {
+          "denied": [
+            {
+              "bytes": 0,
+              "list": "blocked",
+              "network": "203.0.113.0/24",
+              "packets": 0
+            }
+          ],
+          "exempted": [
+            "list blocked: 127.0.0.0/30 is not denied, for 127.0.0.0/8 never is (loopback)"
+          ],
+          "exempted_count": 1,
+          "in_kernel": false,
+          "lists": [
+            {
+              "entries": 2,
+              "name": "blocked"
+            },
+            {
+              "entries": 0,
+              "name": "added"
+            }
+          ],
+          "networks": 1,
+          "networks_max": 3,
+          "never": [
+            {
+              "network": "127.0.0.0/8",
+              "why": "loopback"
+            }
+          ]
+        }"#]]
+    .assert_eq(&format!("{listed:#}"));
+
+    let added = server.post_to(
+        PATH,
+        r#"{"network": "198.51.100.7", "for_s": 60, "why": "a scan"}"#,
     );
+    assert_eq!(added.status, 201);
+    let added = added.json();
+    assert_eq!(added["network"], "198.51.100.7/32");
+    assert_eq!(
+        (&added["list"], &added["why"]),
+        (&"added".into(), &"a scan".into())
+    );
+    let until: Timestamp = added["until"]
+        .as_str()
+        .expect("an end")
+        .parse()
+        .expect("a time");
+    assert!(until > Timestamp::from_unix_us(0));
+
+    let found = |address: &str| server.get(&format!("{PATH}?address={address}")).json();
+    assert_eq!(found("198.51.100.7")["denied"], Value::Array(vec![added]));
+    assert_eq!(found("198.51.100.8")["denied"], Value::Array(vec![]));
+    let page = server.get(&format!("{PATH}?limit=1")).json();
+    assert_eq!(page["denied"].as_array().map(Vec::len), Some(1));
+    assert_eq!(page["networks"], 2);
+
+    let remove = |network: &str| {
+        let head = format!("DELETE {PATH}?network={network} HTTP/1.1\r\nHost: localhost");
+        server.raw(&head, "")
+    };
+    assert_eq!(remove("198.51.100.7").status, 204);
+    assert_eq!(found("198.51.100.7")["denied"], Value::Array(vec![]));
+    let refusals = [
+        remove("198.51.100.7"),
+        remove("203.0.113.0/24"),
+        remove("203.0.113.1/24"),
+        server.post_to(PATH, r#"{"network": "127.0.0.1", "for_s": 60}"#),
+        server.post_to(PATH, r#"{"network": "203.0.113.0/24", "for_s": 60}"#),
+        server.post_to(PATH, r#"{"network": "198.51.100.7", "for_s": 0}"#),
+        server.post_to(PATH, r#"{"network": "198.51.100.7"}"#),
+        server.post_to(PATH, r#"{"network": "198.51.100.7", "for_s": 1, "for": 1}"#),
+        server.get("/api/v1/denied?limit=0"),
+        server.get("/api/v1/denied?adress=198.51.100.7"),
+        server.raw("PUT /api/v1/denied HTTP/1.1\r\nHost: localhost", ""),
+    ];
+    let refusals: Vec<String> = refusals.iter().map(Answer::refusal).collect();
+    expect![[r#"
+        404 198.51.100.7/32 was not denied at run time
+        409 203.0.113.0/24 stands in the list blocked, which only its file and a reload change
+        400 "203.0.113.1/24": the address has bits set beyond its prefix; did you mean "203.0.113.0/24"?
+        409 127.0.0.1/32 may never be denied, for 127.0.0.0/8 may not (loopback)
+        409 203.0.113.0/24 stands in the list blocked, which only its file and a reload change
+        400 for_s must be 1 to 31622400
+        400 missing field `for_s` at line 1 column 27
+        400 unknown field `for`, expected one of `network`, `for_s`, `why` at line 1 column 45
+        400 limit must be 1 to 1000
+        400 Failed to deserialize query string: adress: unknown field `adress`, expected `address` or `limit`
+        405 /api/v1/denied takes GET, HEAD, POST, DELETE, not PUT"#]].assert_eq(&refusals.join("\n"));
 }

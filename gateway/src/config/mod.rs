@@ -2,11 +2,12 @@
 //! `run` over both, read into types that cannot be wrong.
 //!
 //! Reports every mistake of a file at once, each with its line and what to do. Opens no socket and
-//! starts nothing; the only files it reads are the configuration and the PEM files and the token it
-//! names.
+//! starts nothing; the only files it reads are the configuration and the PEM files, the token and the
+//! lists of addresses it names.
 
 mod error;
 mod files;
+mod lists;
 mod policies;
 mod read;
 mod restart;
@@ -16,6 +17,11 @@ mod tree;
 
 use std::fmt;
 use std::path::Path;
+
+use calltap_correlate::record::Timestamp;
+use calltap_policies::addresses::{Denied, Never};
+use calltap_policies::network::Network;
+use calltap_tap::TapOptions;
 
 pub(crate) use error::ConfigError;
 pub(crate) use settings::*;
@@ -76,6 +82,9 @@ pub(crate) fn check(path: &Path) -> Result<Summary, Vec<ConfigError>> {
     load(Some(path), &Overrides::default()).map(|config| Summary::of(&config))
 }
 
+/// Of entries that may not be denied so many are shown.
+const EXEMPTED_SHOWN_MAX: usize = 20;
+
 /// What a file configures, in a sentence per subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -128,6 +137,18 @@ impl Summary {
             let dry_run = if count.dry_run { ", a dry run" } else { "" };
             lines.push(format!("rule {}: {}{dry_run}", count.rule, count.action));
         }
+        for list in config.denials.lists.iter() {
+            let count = list.entries.len();
+            lines.push(format!("list {}: {count} entries, deny", list.name));
+        }
+        let exempted = config.exempted();
+        lines.extend(exempted.iter().take(EXEMPTED_SHOWN_MAX).cloned());
+        if exempted.len() > EXEMPTED_SHOWN_MAX {
+            let further = exempted.len() - EXEMPTED_SHOWN_MAX;
+            lines.push(format!(
+                "{further} more entries are not denied, or not whole"
+            ));
+        }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),
             RecordsPath::Stdout => "records go to standard output".to_owned(),
@@ -148,8 +169,41 @@ impl fmt::Display for Summary {
 }
 
 impl Config {
-    /// The keys that changed and need a restart, as mistakes of the new file. Routes, upstreams, rules and
-    /// certificates reload; when this is not empty the new file is to be refused as a whole.
+    /// What its lists say and is not done, as far as it can be known before DNS is asked.
+    fn exempted(&self) -> Vec<String> {
+        let upstreams = self.upstreams.values().flat_map(|upstream| {
+            let addresses = upstream.endpoints.iter();
+            addresses.filter_map(|endpoint| match endpoint {
+                EndpointAddress::Socket(address) => Some(Never {
+                    network: Network::of(address.ip()),
+                    why: format!("upstream {}", upstream.name).into(),
+                }),
+                EndpointAddress::Dns { .. } | EndpointAddress::Unix(_) => None,
+            })
+        });
+        let never: Vec<Never> = self
+            .denials
+            .never
+            .iter()
+            .cloned()
+            .chain(upstreams)
+            .collect();
+        let never_ends = Timestamp::from_unix_us(i64::MIN);
+        let denied = Denied::by(self.denials.lists.iter(), &never, never_ends);
+        denied.exempted().iter().map(ToString::to_string).collect()
+    }
+
+    /// The tap that is asked for, unless its mode says that none is.
+    pub(crate) fn tap_options(&self) -> TapOptions {
+        TapOptions {
+            cgroup: self.tap.cgroup.clone(),
+            sockets_max: self.tap.sockets_max,
+            denied_max: u32::try_from(self.denials.max).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The keys that changed and need a restart, as mistakes of the new file. Routes, upstreams, rules, lists
+    /// of addresses and certificates reload; when this is not empty the new file is to be refused as a whole.
     pub(crate) fn needs_restart(&self, new: &Config) -> Vec<ConfigError> {
         restart::changed(&self.written, &new.written)
     }

@@ -1,12 +1,15 @@
 //! `[policies]`: rules about calls, their expressions checked against the record's fields.
+//! [`lists`](super::lists) reads the lists of addresses.
 
 use std::collections::HashSet;
 
 use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
 use calltap_policies::expression::{Condition, Key, Mistake};
 
+use super::lists::denials;
 use super::read::{is_name, optional};
 use super::section::{Field, Section};
+use super::settings::{DenialsConfig, ProxyConfig};
 
 /// Calls in a window, or at once: what a 64-bit clock of nanoseconds tells apart.
 const CALLS_MAX: i64 = 1_000_000_000;
@@ -20,8 +23,11 @@ enum Action {
     Tag,
 }
 
-/// Reads the section; `None` where a mistake was noted.
-pub(super) fn policies(mut section: Section<'_>) -> Option<Rules> {
+/// Reads the section; `None` where a mistake was noted. `proxy` knows who is trusted.
+pub(super) fn policies(
+    mut section: Section<'_>,
+    proxy: Option<&ProxyConfig>,
+) -> Option<(Rules, DenialsConfig)> {
     let keys_max = section
         .key("limit_keys_max")
         .and_then(|field| field.count::<usize>(8..=1 << 26));
@@ -40,8 +46,9 @@ pub(super) fn policies(mut section: Section<'_>) -> Option<Rules> {
         }
         complete.then_some(rules)
     });
+    let denials = denials(&mut section, proxy);
     section.finish();
-    rules.map(Rules::new)
+    Some((Rules::new(rules?), denials?))
 }
 
 fn read<'t>(

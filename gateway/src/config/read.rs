@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::Selection;
+use calltap_policies::network::{BadNetwork, Network};
 
 use super::error::did_you_mean;
 use super::files;
@@ -39,9 +40,9 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let settle = section.read("settle", settle);
     let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
     let consumer = section.read("consumer", consumer);
-    let policies = section.read("policies", policies);
     let shutdown = section.read("shutdown", shutdown);
     let proxy = section.read("proxy", proxy);
+    let policies = section.read("policies", |section| policies(section, proxy.as_ref()));
     let workers = section
         .key("workers")
         .and_then(|field| field.count::<usize>(0..=1024));
@@ -57,6 +58,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         section.lacks("routes", "there is no route", remedy);
     }
     section.finish();
+    let (policies, denials) = policies.unzip();
     Some(Config {
         listeners: listeners?,
         routes: routes?,
@@ -67,6 +69,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         admin: admin?,
         consumer: consumer?,
         policies: policies?,
+        denials: denials?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,
@@ -939,20 +942,11 @@ fn proxy(mut section: Section<'_>) -> Option<ProxyConfig> {
     })
 }
 
-fn network(field: Field<'_>) -> Option<Network> {
+pub(super) fn network(field: Field<'_>) -> Option<Network> {
     let text = field.text()?;
-    let error = match Network::parse(text) {
-        Ok(network) => return Some(network),
-        Err(error) => error,
-    };
-    let remedy = match error {
-        NetworkError::HostBits { network } => format!("did you mean \"{network}\"?"),
-        NetworkError::Address | NetworkError::Prefix { .. } => {
-            "write 10.0.0.0/8, fd00::/8 or one address".to_owned()
-        }
-    };
-    field.wrong(format!("{text:?}: {error}"), remedy);
-    None
+    text.parse()
+        .map_err(|why: BadNetwork| field.wrong(format!("{text:?}: {why}"), why.remedy()))
+        .ok()
 }
 
 /// Pingora's parser refuses longer ones itself, before anybody could answer 414 or 431.

@@ -14,6 +14,8 @@ fn reloads(key: &str) -> bool {
         key,
         "routes"
             | "upstreams"
+            | "policies.lists"
+            | "policies.never_denied"
             | "policies.rules"
             | "defaults.route"
             | "defaults.upstream"

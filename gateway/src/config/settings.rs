@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calltap_correlate::record::Selection;
+use calltap_policies::addresses::{List, Never};
 use calltap_policies::admit::Rules;
+use calltap_policies::network::Network;
 use http::HeaderName;
 
 use super::tree::Node;
@@ -37,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) consumer: ConsumerConfig,
     /// Rules about calls before they are forwarded.
     pub(crate) policies: Rules,
+    /// Who is denied before there is a call.
+    pub(crate) denials: DenialsConfig,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.
@@ -306,6 +310,18 @@ pub(crate) enum ConsumerSource {
     MtlsSha256,
 }
 
+/// Who is denied, by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DenialsConfig {
+    /// Each with a name of its own; together no more different networks than `max`.
+    pub(crate) lists: Arc<[List]>,
+    /// Who may never be denied, as far as the configuration knows addresses: upstreams are not among
+    /// them.
+    pub(crate) never: Vec<Never>,
+    /// How many networks may be denied at a time.
+    pub(crate) max: usize,
+}
+
 /// How calltap ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShutdownConfig {
@@ -363,85 +379,5 @@ impl ProxyConfig {
         self.trusted_peers
             .iter()
             .any(|network| network.contains(peer))
-    }
-}
-
-/// All addresses that begin with the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Network {
-    first: IpAddr,
-    prefix_bits: u32,
-}
-
-/// Why a text is no network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NetworkError {
-    /// Not an address before the slash.
-    #[error("this is neither an IP address nor a network")]
-    Address,
-    /// Not a number after it, or too large a one.
-    #[error("the prefix length must be 0 to {max_bits}")]
-    Prefix {
-        /// The address family's width.
-        max_bits: u32,
-    },
-    /// Bits are set beyond the prefix.
-    #[error("the address has bits set beyond its prefix")]
-    HostBits {
-        /// What was probably meant.
-        network: Network,
-    },
-}
-
-impl Network {
-    /// Reads `10.0.0.0/8`, `fd00::/8`, or a single address.
-    pub(crate) fn parse(text: &str) -> Result<Self, NetworkError> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
-        let max_bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = match prefix {
-            None => max_bits,
-            Some(bits) => match bits.parse() {
-                Ok(bits) if bits <= max_bits => bits,
-                _ => return Err(NetworkError::Prefix { max_bits }),
-            },
-        };
-        let network = Self {
-            first: masked(address, prefix_bits),
-            prefix_bits,
-        };
-        if network.first != address {
-            return Err(NetworkError::HostBits { network });
-        }
-        Ok(network)
-    }
-
-    /// Whether the address is in it. An IPv4-mapped IPv6 address counts as the IPv4 address it is.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.first.is_ipv4() && masked(address, self.prefix_bits) == self.first
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.first, self.prefix_bits)
-    }
-}
-
-/// The address with all bits after the prefix cleared.
-fn masked(address: IpAddr, prefix_bits: u32) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - prefix_bits).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - prefix_bits).unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
     }
 }

@@ -103,6 +103,14 @@ impl Place {
         }
     }
 
+    /// A line of a text, from 1.
+    pub(super) fn line(origin: &Arc<Origin>, line: usize) -> Self {
+        Self {
+            origin: Arc::clone(origin),
+            offset: origin.lines.get(line - 1).copied().unwrap_or_default(),
+        }
+    }
+
     fn at(origin: &Arc<Origin>, span: Range<usize>) -> Self {
         Self {
             origin: Arc::clone(origin),

@@ -8,7 +8,6 @@ pub(crate) mod consumer;
 pub(crate) mod forwarded;
 pub(crate) mod grpc;
 pub(crate) mod hops;
-pub(crate) mod redact;
 pub(crate) mod trace;
 
 use std::cell::RefCell;

@@ -24,8 +24,8 @@ use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 use smallvec::SmallVec;
 
 use super::failure::{
-    BAD_PATH, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY, DENIED, Failure,
-    HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE,
+    ADDRESS_DENIED, BAD_PATH, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY, DENIED,
+    Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE,
     UPSTREAM_TIMEOUT, URI_TOO_LONG, WRONG_METHOD, is_of_time, outcome, reset_code,
 };
 use super::open::{OpenCall, Step};
@@ -618,6 +618,7 @@ impl Call {
         let is_upgraded = self.exchange.client.sharing == Sharing::Upgraded;
         let found = || match self.connection.ended() {
             Ended::Shutdown => SHUTDOWN,
+            Ended::Denied => ADDRESS_DENIED,
             // It is not read while the upstream is waited for, but its kernel has said it.
             _ if self.connection.was_reset() => CLIENT_ABORT,
             // The upstream was given what was left of the call's time.

@@ -5,8 +5,9 @@ use http::{HeaderMap, Version, header};
 use pingora::http::RequestHeader;
 
 use calltap_correlate::exchange::{Request, Text};
+use calltap_policies::review::Secrets;
 
-use crate::identity::{self, Identity, redact::Secrets};
+use crate::identity::{self, Identity};
 
 /// The methods that OpenTelemetry's conventions name (RFC 9110, RFC 5789); others are `_OTHER`.
 const KNOWN_METHODS: [&str; 9] = [

@@ -65,6 +65,7 @@ pub(super) const UNKNOWN_CODING: Failure = refusal(
 pub(super) const NO_ENDPOINT: Failure =
     breakdown(503, "no_endpoint", "no endpoint of the upstream is known");
 pub(super) const DENIED: Failure = breakdown(403, "denied", "policy refuses this call");
+pub(super) const ADDRESS_DENIED: Failure = breakdown(0, "denied", "the client's address is denied");
 pub(super) const LIMITED: Failure = breakdown(429, "rate_limited", "too many calls");
 pub(super) const TIMEOUT: Failure = breakdown(504, "timeout", "the call took longer than it may");
 pub(super) const SHUTDOWN: Failure = breakdown(503, "shutdown", "the gateway is shutting down");

@@ -68,10 +68,12 @@ pub(crate) enum Ended {
     Failed = 9,
     /// We are leaving, and it outlasted its grace.
     Shutdown = 10,
+    /// The client's address is denied.
+    Denied = 11,
 }
 
 impl Ended {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Quietly,
         Self::ClientClosed,
         Self::ClientReset,
@@ -83,6 +85,7 @@ impl Ended {
         Self::TooMany,
         Self::Failed,
         Self::Shutdown,
+        Self::Denied,
     ];
 }
 
@@ -480,6 +483,20 @@ impl ClientConnection {
         {
             tracing::debug!("cutting off {self:?}: {error}");
         }
+    }
+
+    /// Ends it with a reset, whatever it is doing: its client's address is denied. Says whether this
+    /// was the first time.
+    pub(crate) fn deny(&self) -> bool {
+        let first = self.ended() != Ended::Denied;
+        self.end(Ended::Denied);
+        // A mere close would have its FIN wait for an acknowledgement that is dropped.
+        if let Some(tcp) = self.tcp.upgrade()
+            && let Err(error) = rustix::net::connect_unspec(tcp.as_ref())
+        {
+            tracing::debug!("resetting {self:?}: {error}");
+        }
+        first
     }
 
     /// Why it ended.
@@ -925,6 +942,7 @@ impl ClientConnection {
             Ended::TooMany => "too_many_connections",
             Ended::Failed => "socket_error",
             Ended::Shutdown => "shutdown",
+            Ended::Denied => "denied",
             // Pingora ends an HTTP/2 connection without an error when it was idle for too long, and
             // when what came was not HTTP/2.
             Ended::Quietly if self.is_multiplexed() && self.is_idle_time_over() => "idle_timeout",

@@ -36,6 +36,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::clock::now_ns;
 use crate::config::{Connections, Limits, ListenerConfig};
+use crate::denials::Denials;
 use crate::pipeline::Entrance;
 use crate::socket::{Socket, TapSource};
 use crate::tls::{ListenerTls, Observed, facts, refusal};
@@ -120,12 +121,13 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Which connections leave a record of their own.
     pub(crate) connections: Connections,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) entrance: Arc<Entrance>,
     pub(crate) live: Live,
     /// Connections that ended since the last sweep.
     pub(crate) closed: ArrayQueue<ClosedSocket>,
     pub(crate) hooks: Arc<ConnectHooks>,
+    pub(crate) denials: Arc<Denials>,
     /// Calls are not welcome any more.
     pub(crate) draining: AtomicBool,
 }
@@ -285,6 +287,11 @@ async fn serve<A>(
     let place = Place::take(shared, connection.clone());
     if shared.live.count() > shared.limits.connections_max {
         connection.end(Ended::TooMany);
+        return;
+    }
+    // Where the kernel drops its packets it was accepted before they were.
+    if shared.denials.refuses(peer.ip()) {
+        connection.deny();
         return;
     }
     let wire = Wire::new(tcp, connection.clone());

@@ -173,6 +173,18 @@ impl Group {
             .collect()
     }
 
+    /// Where those of them are that speak TCP.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.members
+            .load()
+            .iter()
+            .filter_map(|member| match &member.configured {
+                EndpointAddress::Socket(address) => Some(*address),
+                EndpointAddress::Dns { .. } | EndpointAddress::Unix(_) => member.resolved,
+            })
+            .collect()
+    }
+
     pub(super) fn dns_names(&self) -> Vec<EndpointAddress> {
         self.answers().keys().cloned().collect()
     }

@@ -15,6 +15,7 @@ mod resolve;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,16 @@ impl Upstreams {
     /// The group of this name.
     pub(crate) fn group(&self, name: &str) -> Option<&Arc<Group>> {
         self.groups.get(name)
+    }
+
+    /// The addresses of all endpoints that there are now, each with its group's name.
+    pub(crate) fn addresses(&self) -> Vec<(Arc<str>, IpAddr)> {
+        let of_group = |(name, group): (&Arc<str>, &Arc<Group>)| {
+            let name = Arc::clone(name);
+            let addresses = group.addresses().into_iter();
+            addresses.map(move |address| (Arc::clone(&name), address.ip()))
+        };
+        self.groups.iter().flat_map(of_group).collect()
     }
 
     /// How all groups are doing.

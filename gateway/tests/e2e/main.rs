@@ -5,6 +5,7 @@
 //! failure reaches. What needs privileges that this run does not have says `SKIPPED` and passes.
 
 mod common;
+mod denials;
 mod failures;
 mod grpc;
 mod http1;

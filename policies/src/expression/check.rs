@@ -13,6 +13,8 @@ use cel::common::ast::{
 };
 use regex::Regex;
 
+use crate::network::{BadNetwork, Network};
+
 use super::interpret::Interpreted;
 use super::{Code, Known, ListCode, Mistake, TextCode, Unanswered};
 
@@ -735,10 +737,9 @@ impl<'p> Reader<'p> {
         let Some(prefix) = prefix else {
             return self.wrong(network, "is to be cidr(\"10.0.0.0/8\")".to_owned());
         };
-        let Some(network) = Network::read(&prefix) else {
-            let message = format!("{prefix:?} is no network, such as 10.0.0.0/8 or 2001:db8::/32");
-            return self.wrong(network, message);
-        };
+        let network: Network = prefix.parse().map_err(|why: BadNetwork| {
+            self.mistake(network, format!("{prefix:?}: {why}"), Some(why.remedy()))
+        })?;
         let address = self.text(address)?;
         Ok(Typed::Boolean(Box::new(move |facts| {
             let address: Result<IpAddr, _> = address(facts)?.parse();
@@ -866,46 +867,6 @@ fn number_literal(expr: &IdedExpr) -> Option<i64> {
     match &expr.expr {
         Expr::Literal(LiteralValue::Int(number)) => Some(*number.inner()),
         _ => None,
-    }
-}
-
-/// A network of addresses: those whose first bits are its own.
-#[derive(Clone, Copy, Debug)]
-struct Network {
-    address: IpAddr,
-    bits: u32,
-}
-
-impl Network {
-    fn read(text: &str) -> Option<Self> {
-        let (address, bits) = text.split_once('/')?;
-        let address: IpAddr = address.parse().ok()?;
-        if !bits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let bits: u32 = bits.parse().ok()?;
-        const MAPPED_BITS: u32 = 96;
-        let (address, bits) = match address.to_canonical() {
-            // ::ffff:10.0.0.0/104 is 10.0.0.0/8, for addresses are asked for as what they are.
-            mapped if mapped != address => (mapped, bits.checked_sub(MAPPED_BITS)?),
-            same => (same, bits),
-        };
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        (bits <= most).then_some(Self { address, bits })
-    }
-
-    fn contains(self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let rest = 32 - self.bits;
-                u32::from(own).checked_shr(rest) == u32::from(other).checked_shr(rest)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let rest = 128 - self.bits;
-                u128::from(own).checked_shr(rest) == u128::from(other).checked_shr(rest)
-            }
-            _ => false,
-        }
     }
 }
 

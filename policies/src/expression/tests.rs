@@ -200,10 +200,10 @@ fn mistakes_are_found_before_any_call_comes() {
         Some("write http.request.header[\"x\"]"),
     );
     wrong(
-        "cidr(\"10.0.0.0\").containsIP(client.address)",
+        "cidr(\"10.0.0\").containsIP(client.address)",
         5,
-        "\"10.0.0.0\" is no network, such as 10.0.0.0/8 or 2001:db8::/32",
-        None,
+        "\"10.0.0\": this is neither an IP address nor a network",
+        Some("write 10.0.0.0/8, fd00::/8 or one address"),
     );
     wrong(
         "response.flags.exists(f, f == ulr.path)",

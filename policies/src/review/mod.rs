@@ -1,6 +1,10 @@
 //! The finished record: whether it is kept, and what of it.
 
+mod secrets;
+
 use calltap_correlate::record::CallRecord;
+
+pub use secrets::{REDACTED, Secrets};
 
 /// Keeps, samples and redacts finished records.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use crate::support::{LOOPBACK, cookie_of, tapped, transfer};
 const OPTIONS: TapOptions = TapOptions {
     cgroup: None,
     sockets_max: 16,
+    denied_max: 16,
 };
 
 /// Runs [`inside`] in another process, started by `wrapper`; returns what it printed.
@@ -148,7 +149,7 @@ fn what_is_attached_exclusively_above_us_is_named() {
     attach_exclusively(&taken);
     let options = TapOptions {
         cgroup: Some(below.clone()),
-        sockets_max: 4,
+        ..OPTIONS
     };
     let checks = doctor::checks(&options);
     let check = checks

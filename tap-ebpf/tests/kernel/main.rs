@@ -5,6 +5,7 @@
 
 mod acknowledged;
 mod closed;
+mod denied;
 mod early;
 mod elsewhere;
 mod forged;

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use calltap_tap::denied::Row;
 use calltap_tap::{drop_net_bind, drop_privileges};
 
-use crate::support::{LOOPBACK, eventually, tapped, transfer};
+use crate::support::{LOOPBACK, connect_from, eventually, tapped, transfer};
 
 /// The sets of the calling thread: inheritable, permitted, effective, bounding, ambient.
 fn sets() -> Vec<String> {
@@ -32,6 +33,22 @@ fn the_tap_works_without_any_capability() {
             std::thread::scope(|scope| {
                 scope.spawn(|| assert_eq!(sets(), [none; 5]));
             });
+
+            let denied = Row {
+                first: [127, 0, 0, 2].into(),
+                bits: 32,
+                denied: true,
+            };
+            let to = listener.local_addr().unwrap();
+            for rows in [vec![denied], vec![], vec![denied]] {
+                let is_denied = !rows.is_empty();
+                tapped.tap.deny(rows.into_iter()).unwrap();
+                let refused = connect_from(denied.first, to).is_err();
+                assert_eq!(refused, is_denied);
+                if !refused {
+                    listener.accept().unwrap();
+                }
+            }
 
             let (mut client, mut ours, ledger) = tapped.pair(&listener);
             transfer(&mut client, &mut ours, 10);

@@ -1,7 +1,7 @@
 //! What the tests on the real kernel share: one tap at a time, sockets, waiting for a fact.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,7 @@ pub(crate) fn tapped(sockets_max: u32) -> Option<Tapped> {
     let options = TapOptions {
         cgroup: None,
         sockets_max,
+        ..TapOptions::default()
     };
     Some(Tapped {
         tap: Tap::start(&options).expect("root can start a tap"),
@@ -41,8 +42,7 @@ pub(crate) fn tapped(sockets_max: u32) -> Option<Tapped> {
 }
 
 /// Where a test listens.
-pub(crate) const LOOPBACK: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Tapped {
     /// Stops the tap. It stays the caller's turn while the result is held: the next tap of this
@@ -162,6 +162,15 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Connects from an address of ours. Gives up, with `TimedOut`, where no answer comes.
+pub(crate) fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = unconnected(to);
+    rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 500);
+    rustix::net::connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
 }
 
 /// Sets an integer option of a socket.

@@ -196,6 +196,7 @@ fn what_a_killed_process_left_is_removed_at_the_next_start() {
     let second = Tap::start(&TapOptions {
         cgroup: None,
         sockets_max: 4,
+        ..TapOptions::default()
     });
     assert_eq!((dead.is_dir(), alive.is_dir()), (false, true));
     drop(second);
@@ -212,6 +213,7 @@ fn a_cgroup_can_be_given_but_never_the_machines_root() {
         Tap::start(&TapOptions {
             cgroup: Some(cgroup.to_owned()),
             sockets_max: 4,
+            ..TapOptions::default()
         })
     };
     let second = start(&given).expect("a cgroup below ours can be tapped");

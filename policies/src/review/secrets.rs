@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use percent_encoding::percent_decode_str;
 
 /// What stands where a secret stood.
-pub(crate) const REDACTED: &str = "REDACTED";
+pub const REDACTED: &str = "REDACTED";
 
 /// Always hidden, whatever the configuration adds. Folded: lower case, no separators.
 const USUAL_SECRETS: &[&str] = &[
@@ -59,31 +59,35 @@ const USUAL_SECRETS: &[&str] = &[
 
 /// Names whose values are hidden.
 #[derive(Clone, Debug)]
-pub(crate) struct Secrets {
+pub struct Secrets {
     names: HashSet<String>,
 }
 
 impl Secrets {
     /// The usual names and `more`.
-    pub(crate) fn new<'a>(more: impl IntoIterator<Item = &'a str>) -> Self {
-        let usual = USUAL_SECRETS.iter().map(|&name| name.to_owned());
+    pub fn usual_and<'a>(more: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::of(USUAL_SECRETS.iter().copied().chain(more))
+    }
+
+    /// These names alone.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
-            names: usual.chain(more.into_iter().map(folded)).collect(),
+            names: names.into_iter().map(folded).collect(),
         }
     }
 
     /// Whether values of this name are hidden.
-    pub(crate) fn names(&self, name: &str) -> bool {
+    pub fn names(&self, name: &str) -> bool {
         self.names.contains(&folded(name))
     }
 
     /// A header's value as it may be recorded.
-    pub(crate) fn header<'v>(&self, name: &str, value: &'v str) -> &'v str {
+    pub fn header<'v>(&self, name: &str, value: &'v str) -> &'v str {
         if self.names(name) { REDACTED } else { value }
     }
 
     /// A query string, without its `?`, as it may be recorded. All but the secrets stays as sent.
-    pub(crate) fn query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+    pub fn query<'q>(&self, query: &'q str) -> Cow<'q, str> {
         // Some servers take `;` for a separator too: to split more than they do hides nothing less.
         let is_secret = |pair: &str| {
             pair.split_once('=')
@@ -115,7 +119,7 @@ impl Secrets {
 
     /// Whether values of this key are hidden: by its name, or by any part of one that is written
     /// `user[password]` or `user.password`.
-    pub(crate) fn hide(&self, key: &str) -> bool {
+    pub fn hide(&self, key: &str) -> bool {
         self.names(key) || key.split(['[', ']', '.']).any(|part| self.names(part))
     }
 }
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn secrets_in_a_query_are_hidden_and_nothing_else() {
-        let secrets = Secrets::new(["x-voucher"]);
+        let secrets = Secrets::usual_and(["x-voucher"]);
         let check = |query: &str, expected: &str| assert_eq!(secrets.query(query), expected);
         check("", "");
         check("id=1&page=2", "id=1&page=2");
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn secret_headers_are_hidden() {
-        let secrets = Secrets::new([]);
+        let secrets = Secrets::usual_and([]);
         for name in [
             "Authorization",
             "Proxy-Authorization",

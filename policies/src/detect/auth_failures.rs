@@ -1,0 +1,99 @@
+//! One client that is refused again and again: a password or a key is being guessed.
+//!
+//! **Idea.** Of calls to routes that refuse for want of credentials, usual clients have some refused and
+//! then get in; who guesses has almost all refused. Each outcome is [`Evidence`] for one or the other, with
+//! the share of refusals that other clients have on this route for what is usual.
+//!
+//! **Constants.** Guessing fails [`ATTACK`] of the time. The usual share is held between [`USUAL_MIN`], so
+//! that a login where nobody ever fails does not alert at a third mistyped password, and [`USUAL_MAX`], so
+//! that an attack cannot teach that failing is usual: some 25 refusals in a row are then enough, and a
+//! success takes back as much as four of them. What is gathered fades within [`MEMORY_S`], an hour: one
+//! guess in five minutes is not told from a forgetful person.
+//!
+//! **When it is wrong.** A program with an expired key that does not give up looks just like it.
+
+use super::Detector;
+use super::call::{Call, Desk, Found};
+use super::evidence::{Evidence, Share, log_ratio};
+use crate::alert::Subject;
+
+const ATTACK: f32 = 0.95;
+const USUAL_MIN: f32 = 0.1;
+const USUAL_MAX: f32 = 0.5;
+const MEMORY_S: f32 = 3600.0;
+/// Outcomes from which a route's share is learned.
+const ROUTE_MEMORY: f32 = 5_000.0;
+/// Whose evidence is this unlikely is not learned from.
+const LEARN_ABOVE: f64 = 0.01;
+
+/// Of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerClient {
+    evidence: Evidence,
+    refused: u32,
+    since_s: u32,
+}
+
+/// Of one route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PerRoute {
+    refused: Share,
+    /// It has refused somebody.
+    refuses: bool,
+}
+
+impl Default for PerRoute {
+    fn default() -> Self {
+        Self {
+            refused: Share::new(USUAL_MIN, 20.0),
+            refuses: false,
+        }
+    }
+}
+
+/// The outcome of a call that needed credentials: refused or not. `None`: it says nothing of them.
+pub(crate) fn outcome(call: &Call<'_>, route: &mut PerRoute) -> Option<bool> {
+    let refused = call.is_unauthorised();
+    route.refuses |= refused;
+    let tells = !call.refused_by_policy && route.refuses && (refused || call.succeeded());
+    tells.then_some(refused)
+}
+
+/// Looks at a call with this [`outcome`].
+pub(crate) fn observe(
+    call: &Call<'_>,
+    refused: bool,
+    client: &mut PerClient,
+    route: &mut PerRoute,
+    desk: &mut Desk<'_>,
+) {
+    let usual = route.refused.get().clamp(USUAL_MIN, USUAL_MAX);
+    if client.evidence.is_none() {
+        client.refused = 0;
+        client.since_s = call.now_s;
+    }
+    let ratio = log_ratio(refused, ATTACK, usual);
+    let tail = client.evidence.add(ratio, call.now_s, MEMORY_S);
+    if tail > LEARN_ABOVE {
+        route.refused.learn(refused, ROUTE_MEMORY);
+    }
+    if !refused {
+        return;
+    }
+    client.refused += 1;
+    desk.look(Detector::AuthFailures, tail, || Found {
+        subject: Subject::Client(call.client),
+        observed: f64::from(client.refused),
+        usual: f64::from(usual),
+        summary: format!(
+            "{} of the last calls of {} to {} were refused ({}); usually {:.0} % are",
+            client.refused,
+            Subject::Client(call.client),
+            call.template_text(),
+            call.status,
+            usual * 100.0
+        ),
+        since_s: client.since_s,
+        source: call.source(),
+    });
+}

@@ -1,0 +1,103 @@
+//! A client that takes far more data, or far more different things, than clients do.
+//!
+//! **Idea.** Bytes of responses, and different paths that were found, within a minute; each against other
+//! clients' and its own habit ([`Population`]).
+//!
+//! **Constants.** A response counts for [`RESPONSE_MAX`] times what is usual on its route at most, and for
+//! [`RESPONSE_BYTES`] always: where a route's responses grow, that is [`super::route_size`]'s, not the clients'
+//! fault.
+//!
+//! **When it is wrong.** A mirror that begins to copy, or the first backup.
+
+use super::Detector;
+use super::call::{Call, Desk, Found};
+use super::distinct::Distinct;
+use super::population::{Amount, Habit, Population};
+use crate::alert::Subject;
+
+const WINDOW_S: u32 = 60;
+/// What a client of any service takes in a window.
+const BYTES_USUAL: f64 = 100_000.0;
+const PATHS_USUAL: f64 = 6.0;
+const RESPONSE_MAX: f32 = 8.0;
+const RESPONSE_BYTES: f32 = 16_384.0;
+
+/// Of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerClient {
+    bytes: Habit,
+    paths: Habit,
+    seen: Distinct,
+    window: u32,
+}
+
+/// Of all clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    bytes: Population,
+    paths: Population,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            bytes: Population::new(BYTES_USUAL, 1.2, WINDOW_S),
+            paths: Population::new(PATHS_USUAL, 1.2, WINDOW_S),
+        }
+    }
+}
+
+/// Looks at a call to a route whose responses usually have so many bytes; 0: nobody knows.
+pub(crate) fn observe(
+    call: &Call<'_>,
+    response_usual: f32,
+    client: &mut PerClient,
+    common: &mut Common,
+    desk: &mut Desk<'_>,
+) {
+    if !call.succeeded() {
+        return;
+    }
+    let window = call.now_s / WINDOW_S;
+    let mut look = |amount: Option<Amount>, what: &str| {
+        let Some(amount) = amount else { return };
+        desk.look(Detector::Scraping, amount.tail, || Found {
+            subject: Subject::Client(call.client),
+            observed: amount.total,
+            usual: amount.usual,
+            summary: format!(
+                "{} took {:.0} {what} within a minute; usual are {:.0}",
+                Subject::Client(call.client),
+                amount.total,
+                amount.usual
+            ),
+            since_s: window * WINDOW_S,
+            source: call.source(),
+        });
+    };
+    if let Some(bytes) = call
+        .record
+        .http_response_body_size
+        .filter(|bytes| *bytes > 0)
+    {
+        let mut bytes = bytes as f32;
+        if response_usual > 0.0 {
+            bytes = bytes.min((RESPONSE_MAX * response_usual).max(RESPONSE_BYTES));
+        }
+        look(
+            common.bytes.add(&mut client.bytes, bytes, call.now_s),
+            "bytes",
+        );
+    }
+    if client.window != window || client.seen.is_full() {
+        client.window = window;
+        client.seen = Distinct::default();
+    }
+    let new = client.seen.add(call.path);
+    if new > 0.0 {
+        look(
+            common.paths.add(&mut client.paths, new, call.now_s),
+            "different things",
+        );
+    }
+}

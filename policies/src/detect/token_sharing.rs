@@ -1,0 +1,71 @@
+//! One consumer's credentials that are used from many addresses: they were shared, or stolen.
+//!
+//! **Idea.** Different addresses from which a consumer's calls succeed within ten minutes, against other
+//! consumers and its own habit ([`Population`]). A consumer is known where the configuration tells its
+//! client id.
+//!
+//! **When it is wrong.** A mobile application whose users all carry the application's own key: that is
+//! learned as its habit.
+
+use super::Detector;
+use super::call::{Call, Desk, Found};
+use super::distinct::Distinct;
+use super::population::{Habit, Population};
+use crate::alert::Subject;
+
+const WINDOW_S: u32 = 600;
+/// Addresses that a consumer of any service has in a window.
+const ADDRESSES_USUAL: f64 = 2.0;
+
+/// Of one consumer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerConsumer {
+    addresses: Distinct,
+    window: u32,
+    habit: Habit,
+}
+
+/// Of all consumers.
+#[derive(Clone, Debug)]
+pub(crate) struct Common(Population);
+
+impl Default for Common {
+    fn default() -> Self {
+        Self(Population::new(ADDRESSES_USUAL, 0.9, WINDOW_S))
+    }
+}
+
+/// Looks at a call of this consumer.
+pub(crate) fn observe(
+    call: &Call<'_>,
+    name: &str,
+    consumer: &mut PerConsumer,
+    Common(population): &mut Common,
+    desk: &mut Desk<'_>,
+) {
+    if !call.succeeded() {
+        return;
+    }
+    let window = call.now_s / WINDOW_S;
+    if consumer.window != window || consumer.addresses.is_full() {
+        consumer.window = window;
+        consumer.addresses = Distinct::default();
+    }
+    let new = consumer.addresses.add(call.client_key);
+    if new == 0.0 {
+        return;
+    }
+    if let Some(amount) = population.add(&mut consumer.habit, new, call.now_s) {
+        desk.look(Detector::TokenSharing, amount.tail, || Found {
+            subject: Subject::Consumer(name.into()),
+            observed: amount.total,
+            usual: amount.usual,
+            summary: format!(
+                "{name} was used from {:.0} addresses within ten minutes; usual are {:.0}",
+                amount.total, amount.usual
+            ),
+            since_s: window * WINDOW_S,
+            source: None,
+        });
+    }
+}
