@@ -8,6 +8,7 @@
 
 mod account;
 mod admin;
+mod alerts;
 #[cfg(test)]
 mod allocations;
 mod cli;

@@ -17,6 +17,7 @@ use calltap_correlate::join::{
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{CallRanges, SocketSnapshot};
 use calltap_policies::Policies;
+use calltap_policies::alert::{Alert, Change};
 use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
@@ -139,12 +140,14 @@ pub(crate) struct Pipeline {
     pub(crate) outlet: Box<dyn Outlet>,
 }
 
-/// Takes finished records: sinks and the admin API's recent calls.
+/// Takes finished records, to the sinks and the admin API's recent calls, and what became of alerts.
 pub(crate) trait Outlet: Send {
     /// One record. Never blocks.
     fn take(&mut self, record: Arc<CallRecord>);
     /// The batch is over.
     fn flush(&mut self);
+    /// A change of an alert. Never blocks.
+    fn tell(&mut self, change: Change, alert: &Alert, clock: WallClock);
 }
 
 struct Settling {
@@ -200,6 +203,7 @@ impl Pipeline {
                 swept_ns = now;
                 clock = wall_clock();
                 self.sweep(clock, now);
+                self.tell(clock);
             }
             self.wait(&join, now);
         }
@@ -243,6 +247,15 @@ impl Pipeline {
     fn hand_out(&mut self, join: &mut Correlator<Settling>, clock: WallClock, now: u64) {
         join.settled(clock, |record, _| self.review(record, now));
         self.outlet.flush();
+        self.tell(clock);
+    }
+
+    fn tell(&mut self, clock: WallClock) {
+        let Self {
+            policies, outlet, ..
+        } = self;
+        let alerts = &mut policies.alerts;
+        alerts.take(|change, alert| outlet.tell(change, alert, clock));
     }
 
     fn review(&mut self, mut shared: Arc<CallRecord>, now: u64) {

@@ -15,11 +15,11 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use calltap_correlate::exchange::ExternalEntry;
-use calltap_correlate::join;
+use calltap_correlate::join::{self, WallClock};
 use calltap_correlate::record::{CallRecord, Selection};
 use calltap_policies::Policies;
 use calltap_policies::admit::Count;
-use calltap_policies::alert::{Alerts, Terms};
+use calltap_policies::alert::{Alert, Alerts, Change};
 use calltap_policies::detect::{Bounds, Detectors};
 use calltap_policies::review::{Review, Secrets};
 use calltap_policies::watch::Watch;
@@ -39,6 +39,7 @@ use uuid::Uuid;
 
 use crate::account::Account;
 use crate::admin::{self, CallMetrics, Feed, LiveConnection, Recent, TapStatus};
+use crate::alerts::{Board, Delivery, Link, Pace, Teller};
 use crate::cli::RunArgs;
 use crate::clock::now_ns;
 use crate::config::{self, Config, ConfigError, Overrides, RecordsPath, TapMode};
@@ -204,6 +205,7 @@ struct Calltap {
     listeners: Arc<[Bound]>,
     sink: JsonLines,
     join: JoinHandle<()>,
+    delivery: Delivery,
     admin: Option<admin::Running>,
     /// The signals, the look-ups and the health checks.
     runtime: Runtime,
@@ -252,6 +254,16 @@ impl Calltap {
         let feed = admin
             .is_some()
             .then(|| Feed::new(Arc::clone(&recent), Arc::clone(&metrics)));
+        let alerts = &config.alerts;
+        let board = Board::new();
+        let base = alerts.link.clone();
+        let link = Link {
+            instance: Arc::clone(&instance),
+            base: base.or_else(|| admin.as_ref().and_then(admin::Bound::url)),
+        };
+        let (delivery, teller) =
+            Delivery::start(alerts, link, Arc::clone(&board), Pace::default())?;
+        let seed = RandomState::new().hash_one(now_ns());
         let join = Pipeline {
             entrance,
             limits: join::Limits {
@@ -269,11 +281,12 @@ impl Calltap {
                 review: Review::default(),
                 detectors: Detectors::new(Bounds::default()),
                 watch: Watch::default(),
-                alerts: Alerts::new(Terms::default(), RandomState::new().hash_one(now_ns()), &[]),
+                alerts: Alerts::new(alerts.terms, seed, &alerts.off),
             },
             outlet: Box::new(Outlets {
                 lines: sink.producer(),
                 feed,
+                teller,
             }),
         }
         .spawn()?;
@@ -297,6 +310,8 @@ impl Calltap {
             sink: sink.observer(),
             recent,
             metrics,
+            board,
+            destinations: Arc::clone(delivery.tallies()),
             visible,
             secrets: setup.load().secrets.clone(),
             instance,
@@ -310,6 +325,7 @@ impl Calltap {
             listeners: listeners.into(),
             sink,
             join,
+            delivery,
             admin,
             runtime,
         })
@@ -367,6 +383,7 @@ impl Calltap {
             tracing::error!("the join panicked");
         }
         self.sink.stop(LAST_WRITE_MAX);
+        self.delivery.join();
         drop(self.admin);
         if !drained? {
             tracing::warn!("calls were cut off");
@@ -605,10 +622,11 @@ fn connect_hooks(tap: &TapSource) -> ConnectHooks {
     }
 }
 
-/// Where finished records go.
+/// Where finished records and alerts go.
 struct Outlets {
     lines: Producer,
     feed: Option<Feed>,
+    teller: Teller,
 }
 
 impl Outlet for Outlets {
@@ -624,6 +642,10 @@ impl Outlet for Outlets {
         if let Some(feed) = &mut self.feed {
             feed.flush();
         }
+    }
+
+    fn tell(&mut self, change: Change, alert: &Alert, clock: WallClock) {
+        self.teller.tell(change, alert, clock);
     }
 }
 

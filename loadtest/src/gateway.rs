@@ -26,6 +26,8 @@ use crate::wire::Wire;
 const START_MAX: Duration = Duration::from_secs(30);
 /// A gateway that did not leave by then is killed.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// The configuration's file in the gateway's directory.
+const CONFIGURATION: &str = "calltap.toml";
 /// The admin API answers within this time or not at all.
 const ADMIN_MAX: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,8 @@ pub struct Setup {
     pub plain_routes: bool,
     /// So many further routes, `/r0/{*rest}` and so on, to the same backend.
     pub numbered_routes: u32,
+    /// Further listeners and all routes, in TOML, instead of those of the mix.
+    pub own_routes: Option<String>,
     /// A program and its arguments that run calltap: `nsenter --net=...`, `unshare ...`.
     pub wrapper: Vec<String>,
     /// Where the admin API listens from; a namespace's loopback is not ours.
@@ -83,6 +87,7 @@ impl Setup {
             keys: Vec::new(),
             plain_routes: false,
             numbered_routes: 0,
+            own_routes: None,
             wrapper: Vec::new(),
             admin_namespace: None,
             pipe_stdout: false,
@@ -158,7 +163,7 @@ impl Gateway {
         }?;
         let [plain, h2c, admin_port, dead] = ports;
         let admin = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port.port());
-        let file = directory.path().join("calltap.toml");
+        let file = directory.path().join(CONFIGURATION);
         fs::write(&file, configuration(setup, plain, h2c, admin, dead))?;
 
         let calltap = fs::canonicalize(&setup.calltap)?;
@@ -238,7 +243,21 @@ impl Gateway {
 
     /// `GET /api/v1/status`.
     pub fn status(&self) -> anyhow::Result<Value> {
-        admin_get(self.admin, "/api/v1/status", self.admin_namespace.as_ref())
+        self.admin("/api/v1/status")
+    }
+
+    /// `GET path` of the admin API.
+    pub fn admin(&self, path: &str) -> anyhow::Result<Value> {
+        admin_get(self.admin, path, self.admin_namespace.as_ref())
+    }
+
+    /// Adds `text` to the end of the configuration and has it read again.
+    pub fn reload_with(&self, text: &str) -> anyhow::Result<()> {
+        let file = self.directory.path().join(CONFIGURATION);
+        let before = fs::read_to_string(&file)?;
+        fs::write(&file, before + text)?;
+        self.signal(Signal::HUP)?;
+        Ok(())
     }
 
     /// The conservation counters.
@@ -418,7 +437,9 @@ fn configuration(
         text += &format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n");
     }
     text += &format!("[[listeners]]\naddress = \"{h2c}\"\nh2c = true\n");
-    if setup.plain_routes {
+    if let Some(own) = &setup.own_routes {
+        text += own;
+    } else if setup.plain_routes {
         text += "[[routes]]\nname = \"all\"\npath = \"/{*rest}\"\nupstream = \"backend\"\n";
     } else {
         for (name, path, upstream) in ROUTES {
@@ -449,7 +470,7 @@ fn configuration(
         let authority = authority.display();
         tables[0].1 += &format!("tls = {{ server_name = \"{name}\", ca = \"{authority}\" }}\n");
     }
-    if !setup.plain_routes {
+    if !setup.plain_routes && setup.own_routes.is_none() {
         tables.push(("upstreams.dead", format!("endpoints = [\"{dead}\"]\n")));
         tables.push((
             "upstreams.half",

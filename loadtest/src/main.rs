@@ -17,6 +17,9 @@ use calltap_loadtest::compare::rounds::Effort;
 use calltap_loadtest::compare::subject::Binaries;
 use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
+use calltap_loadtest::detect_tools::kinds::KINDS;
+use calltap_loadtest::detect_tools::report::Outcome;
+use calltap_loadtest::detect_tools::{self, Asked};
 use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
@@ -52,6 +55,9 @@ enum Command {
     Truth(TruthArgs),
     /// Compares the fingerprints in records with those that p0f and others take
     Fingerprints(FingerprintsArgs),
+    /// Attacks calltap among many who mean well, and holds its alerts against what was done
+    #[command(subcommand)]
+    Detect(DetectCommand),
     /// Serves the behaviours that the other commands call, until it is killed
     Backend {
         /// Address to listen on; port 0 for a free one
@@ -176,6 +182,46 @@ struct FingerprintsArgs {
     json: bool,
 }
 
+#[derive(Subcommand)]
+enum DetectCommand {
+    /// Plays programs that attackers use; needs `scripts/bootstrap --detect`
+    Tools(ToolsArgs),
+}
+
+#[derive(Args)]
+struct ToolsArgs {
+    /// The calltap binary to start; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Only events whose name, tool or class contains this; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// Repeats the same run; may be given several times; by default 1, 2 and 3
+    #[arg(long)]
+    seed: Vec<u64>,
+    /// How long calltap sees no attack, in seconds; by default 150, with --quick 45
+    #[arg(long)]
+    warm_up: Option<u64>,
+    /// One event of each class, once, in about three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Keep what was done, said and recorded below this directory
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Play nothing, but judge what an earlier run kept in this directory
+    #[arg(long, conflicts_with_all = ["only", "seed", "warm_up", "quick", "keep", "calltap"])]
+    judge: Option<PathBuf>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Write what was found and its date into this page, too, between the marks it must have for that
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// List the events and play none
+    #[arg(long)]
+    list: bool,
+}
+
 #[derive(Args)]
 struct TruthArgs {
     /// The calltap binary to start; by default the one beside this program
@@ -229,6 +275,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Compare(arguments) => compare(arguments),
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
+        Command::Detect(DetectCommand::Tools(arguments)) => detect_tools(arguments),
         Command::Backend { listen } => {
             let backend =
                 Backend::start(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -498,6 +545,44 @@ fn abort(arguments: &AbortArgs) -> anyhow::Result<ExitCode> {
         Some(true) => ExitCode::SUCCESS,
         Some(false) => ExitCode::FAILURE,
         None => anyhow::bail!("no ending of that name; `loadtest abort --list` names them"),
+    })
+}
+
+fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
+    if arguments.list {
+        for kind in KINDS {
+            println!("{:24} {:14} {}", kind.name, kind.tool, kind.class.word());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(path) = &arguments.write {
+        page::check(path, detect_tools::BY)?;
+    }
+    let seen = match &arguments.judge {
+        Some(directory) => detect_tools::kept(directory)?,
+        None => {
+            let asked = Asked {
+                only: arguments.only,
+                seeds: arguments.seed,
+                warm_up: arguments.warm_up.map(Duration::from_secs),
+                quick: arguments.quick,
+                keep: arguments.keep,
+            };
+            detect_tools::play(&calltap(arguments.calltap)?, asked)?
+        }
+    };
+    let outcome = Outcome::of(seen, None);
+    if let Some(path) = &arguments.write {
+        detect_tools::write(path, &outcome)?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        print!("{}", outcome.render());
+    }
+    Ok(match outcome.reached() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 

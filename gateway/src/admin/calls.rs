@@ -1,63 +1,21 @@
 //! The recent calls: a page of them, one of them, or all as they come.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use calltap_correlate::record::{CallRecord, Selection, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::serve::ended;
-use super::{Api, Refusal};
+use super::{Api, Refusal, stream};
 
 /// Records on a page unless `limit` says otherwise.
 pub(crate) const PAGE: usize = 100;
 /// Records on a page at most.
 pub(crate) const PAGE_MAX: usize = 1_000;
-/// Streams at a time; each costs its share of the one admin thread.
-pub(crate) const STREAMS_MAX: usize = 16;
-/// A stream that has nothing to say says so this often, so that neither end takes it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Pieces of a stream that wait for a slow reader. Beyond that its records wait in the ring.
-const PIECES_MAX: usize = 2;
-/// A stream is written in pieces of about this size.
-const PIECE_BYTES: usize = 64 << 10;
-
-/// What the streams have in common.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    places: Arc<Semaphore>,
-    dropped: AtomicU64,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(STREAMS_MAX)),
-            dropped: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Streams {
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
-        STREAMS_MAX - self.places.available_permits()
-    }
-
-    /// Records that left the ring before a slow reader could be shown them.
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-}
 
 /// A page of records, newest first.
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Refusal> {
@@ -115,7 +73,7 @@ pub(super) async fn one(
 }
 
 /// Records as they come, as server-sent events.
-pub(super) async fn stream(
+pub(super) async fn live(
     State(api): State<Api>,
     uri: Uri,
     headers: HeaderMap,
@@ -124,13 +82,6 @@ pub(super) async fn stream(
     for (name, value) in pairs(&uri)? {
         set(&mut filter, &name, &value)?;
     }
-    let place = Arc::clone(&api.streams.places).try_acquire_owned();
-    let place = place.map_err(|_| {
-        Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{STREAMS_MAX} streams are open already"),
-        )
-    })?;
     // A reader that lost its connection says what it saw last.
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let seen = seen
@@ -138,78 +89,13 @@ pub(super) async fn stream(
         .and_then(|uid| api.recent.find(uid));
     let next = seen.map_or_else(|| api.recent.end(), |(number, _)| number + 1);
 
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
-    tokio::spawn(
-        Stream {
-            api,
-            filter,
-            next,
-            pieces,
-            _place: place,
+    let ring = Arc::clone(&api.recent);
+    let shown = Arc::clone(&api);
+    stream::respond(&api, ring, next, move |record: &CallRecord, out| {
+        if filter.wants(record) {
+            event(record, &shown.visible, out);
         }
-        .run(),
-    );
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    Ok((headers, Body::from_stream(ReceiverStream::new(body))).into_response())
-}
-
-struct Stream {
-    api: Api,
-    filter: Filter,
-    /// The number of the record to show next.
-    next: u64,
-    pieces: mpsc::Sender<Result<Bytes, Infallible>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Stream {
-    /// Ends when the reader is gone or the API ends.
-    async fn run(mut self) {
-        let mut ending = self.api.ending.clone();
-        let mut piece = b": calltap\n\n".to_vec();
-        loop {
-            if !piece.is_empty() && self.pieces.send(Ok(piece.into())).await.is_err() {
-                return;
-            }
-            piece = tokio::select! {
-                () = self.api.recent.wait_for(self.next) => self.gather(),
-                () = tokio::time::sleep(KEEP_ALIVE) => b": still here\n\n".to_vec(),
-                () = self.pieces.closed() => return,
-                () = ended(&mut ending) => return,
-            };
-        }
-    }
-
-    /// What there is to tell, at most a piece.
-    fn gather(&mut self) -> Vec<u8> {
-        let mut out = Vec::new();
-        while out.len() < PIECE_BYTES {
-            let (missed, records) = self.api.recent.from(self.next);
-            self.next += missed;
-            if missed > 0 {
-                let dropped = &self.api.streams.dropped;
-                dropped.fetch_add(missed, Ordering::Relaxed);
-                let event = format!("event: dropped\ndata: {{\"dropped\":{missed}}}\n\n");
-                out.extend_from_slice(event.as_bytes());
-            }
-            if records.is_empty() {
-                break;
-            }
-            for (number, record) in records {
-                self.next = number + 1;
-                if self.filter.wants(&record) {
-                    event(&record, &self.api.visible, &mut out);
-                }
-                if out.len() >= PIECE_BYTES {
-                    break;
-                }
-            }
-        }
-        out
-    }
+    })
 }
 
 fn event(record: &CallRecord, visible: &Selection, out: &mut Vec<u8>) {
@@ -244,7 +130,7 @@ impl Page {
     }
 }
 
-fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
+pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
     let query = Query::try_from_uri(uri).map_err(Refusal::bad_request)?;
     Ok(query.0)
 }
@@ -269,13 +155,13 @@ fn parse_uid(text: &str) -> Result<Uuid, Refusal> {
         .map_err(|_| Refusal::bad_request(format!("{text:?} is no uid of a record")))
 }
 
-fn parse_limit(text: &str) -> Result<usize, Refusal> {
+pub(super) fn parse_limit(text: &str) -> Result<usize, Refusal> {
     let limit = text.parse().ok().filter(|n| (1..=PAGE_MAX).contains(n));
     limit.ok_or_else(|| {
         Refusal::bad_request(format!("limit: {text:?} is no number from 1 to {PAGE_MAX}"))
     })
 }
 
-fn json_text(text: Vec<u8>) -> Response {
+pub(super) fn json_text(text: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }

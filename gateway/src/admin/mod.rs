@@ -5,9 +5,10 @@
 //! its own runtime, so that nothing asked here can hold up a call.
 //!
 //! In reading order: [`serve`] listens, [`guard`] decides who may ask, the handlers are in
-//! [`status`], [`logging`], [`calls`] and [`denied`]; [`recent`] and [`metrics`] keep what they tell,
+//! [`status`], [`logging`], [`calls`], [`alerts`] and [`denied`]; [`recent`] and [`metrics`] keep what they tell,
 //! [`openapi`] describes it all.
 
+mod alerts;
 mod calls;
 mod denied;
 mod filter;
@@ -18,6 +19,7 @@ mod openapi;
 mod recent;
 mod serve;
 mod status;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::alerts::{Board, Tally};
 use crate::denials::Denials;
 use crate::sink::json_lines::Observer;
 use crate::upstream::UpstreamsState;
@@ -99,6 +102,10 @@ pub(crate) struct Sources {
     pub(crate) recent: Arc<Recent>,
     /// What calls add up to.
     pub(crate) metrics: Arc<CallMetrics>,
+    /// What alerts there are.
+    pub(crate) board: Arc<Board>,
+    /// Where they are sent, and how that fares.
+    pub(crate) destinations: Arc<[Arc<Tally>]>,
     /// The fields that may be shown.
     pub(crate) visible: Selection,
     /// Names of details whose values are hidden.
@@ -117,11 +124,13 @@ struct Inner {
     sink: Observer,
     recent: Arc<Recent>,
     metrics: Arc<CallMetrics>,
+    board: Arc<Board>,
+    destinations: Arc<[Arc<Tally>]>,
     visible: Selection,
     secrets: Secrets,
     instance: Arc<str>,
     guard: Guard,
-    streams: calls::Streams,
+    streams: stream::Streams,
     started: Instant,
     /// Seconds since 1970.
     started_unix_s: f64,
@@ -167,7 +176,7 @@ fn endpoints() -> &'static [Endpoint] {
             method: Method::GET,
             path: "/api/v1/calls/stream",
             open: false,
-            handler: || get(calls::stream),
+            handler: || get(calls::live),
             describe: openapi::stream,
         },
         Endpoint {
@@ -197,6 +206,27 @@ fn endpoints() -> &'static [Endpoint] {
             open: false,
             handler: || delete(denied::remove),
             describe: openapi::allow,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts",
+            open: false,
+            handler: || get(alerts::list),
+            describe: openapi::alerts,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/stream",
+            open: false,
+            handler: || get(alerts::live),
+            describe: openapi::alert_stream,
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/api/v1/alerts/{id}",
+            open: false,
+            handler: || get(alerts::one),
+            describe: openapi::alert,
         },
         Endpoint {
             method: Method::GET,

@@ -4,9 +4,13 @@
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use calltap_correlate::record::json_schema;
+use calltap_policies::alert::{EXAMPLES_MAX, Severity};
+use calltap_policies::detect::DETECTORS;
 use serde_json::{Map, Value, json};
 
-use super::{Endpoint, calls, denied, endpoints, filter, logging};
+use super::status::SEVERITIES;
+use super::{Endpoint, alerts, calls, denied, endpoints, filter, logging, stream};
+use crate::alerts::{CHANGES_MAX, RESOLVED_MAX};
 use crate::denials::DENIED_FOR_MAX;
 
 /// What is said about one endpoint.
@@ -65,6 +69,7 @@ fn document() -> Value {
                     "required": ["error"],
                 },
                 "Record": json_schema(),
+                "Alert": alert_schema(),
             },
         },
     })
@@ -143,8 +148,8 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
-fn filters() -> Vec<Value> {
-    filter::PARAMETERS
+fn filters(parameters: &[filter::Parameter]) -> Vec<Value> {
+    parameters
         .iter()
         .map(|parameter| {
             json!({
@@ -156,6 +161,68 @@ fn filters() -> Vec<Value> {
             })
         })
         .collect()
+}
+
+fn limit(description: &str) -> Value {
+    json!({
+        "name": "limit",
+        "in": "query",
+        "description": description,
+        "schema": {"type": "integer", "minimum": 1, "maximum": calls::PAGE_MAX, "default": calls::PAGE},
+    })
+}
+
+/// docs/alerts.md says the same to people.
+fn alert_schema() -> Value {
+    let names: Vec<&str> = DETECTORS.iter().map(|info| info.name).collect();
+    let time = json!({"type": "string", "format": "date-time"});
+    let us = json!({"type": "integer", "minimum": 0});
+    json!({
+        "type": "object",
+        "required": [
+            "id", "detector", "state", "severity", "subject", "summary", "meaning", "since", "opened",
+            "seen", "score", "tail", "observed", "usual", "signals", "examples", "blame", "time",
+        ],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "detector": {"enum": names},
+            "state": {"enum": ["open", "resolved"]},
+            "severity": {"enum": SEVERITIES.map(Severity::word)},
+            "subject": {
+                "type": "object",
+                "description": "Whom or what it is about.",
+                "required": ["kind", "name"],
+                "properties": {
+                    "kind": {"enum": ["everyone", "route", "client", "consumer", "listener", "network"]},
+                    "name": {"type": "string"},
+                },
+            },
+            "summary": {"type": "string", "description": "What happened, with its numbers."},
+            "meaning": {"type": "string", "description": "What such an alert means."},
+            "since": time,
+            "opened": time,
+            "seen": time,
+            "resolved": time,
+            "score": {"type": "number", "description": "How unusual it is: the negative decimal logarithm of tail."},
+            "tail": {"type": "number", "description": "How likely so much is in usual traffic, 0 to 1."},
+            "observed": {"type": "number", "description": "What was measured then."},
+            "usual": {"type": "number", "description": "What is usual."},
+            "signals": {"type": "integer", "description": "How often it was seen."},
+            "examples": {
+                "type": "array",
+                "description": "Calls that show it, by log.record.uid.",
+                "maxItems": EXAMPLES_MAX,
+                "items": {"type": "string", "format": "uuid"},
+            },
+            "blame": {"enum": ["client", "network", "application", "gateway", "unknown"]},
+            "time": {
+                "type": "object",
+                "description": "Where the time of calls that show it went.",
+                "properties": {"network_us": us, "application_us": us, "gateway_us": us},
+            },
+            "source": {"type": "string", "description": "The client, where it completed a handshake; of IPv6 the /64's first address."},
+        },
+    })
 }
 
 pub(super) fn status() -> Operation {
@@ -245,6 +312,33 @@ pub(super) fn status() -> Operation {
                     "connections_refused": {"type": "integer", "description": "Accepted and reset."},
                 },
             },
+            "alerts": {
+                "type": "object",
+                "properties": {
+                    "open": {
+                        "type": "object",
+                        "description": "Alerts that go on, by severity.",
+                        "additionalProperties": {"type": "integer"},
+                    },
+                    "untold": {"type": "integer", "description": "Changes that no destination was told of, because too many were waiting."},
+                    "destinations": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "name": {"type": "string"},
+                                "waiting": {"type": "integer", "description": "Messages that wait on disk."},
+                                "waiting_bytes": {"type": "integer"},
+                                "delivered": {"type": "integer"},
+                                "retried": {"type": "integer", "description": "Tries that failed and were or will be made again."},
+                                "refused": {"type": "integer", "description": "Messages that it will never take."},
+                                "dropped": {"type": "integer", "description": "Messages that could not be kept until it took them."},
+                                "failing": {"type": "string", "description": "Why the last try failed, while none succeeded since."},
+                            },
+                        },
+                    },
+                },
+            },
             "records": stages,
             "recent": {
                 "type": "object",
@@ -329,13 +423,8 @@ pub(super) fn logging() -> Operation {
 }
 
 pub(super) fn calls() -> Operation {
-    let mut parameters = filters();
-    parameters.push(json!({
-        "name": "limit",
-        "in": "query",
-        "description": "Records on the page at most.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": calls::PAGE_MAX, "default": calls::PAGE},
-    }));
+    let mut parameters = filters(&filter::PARAMETERS);
+    parameters.push(limit("Records on the page at most."));
     parameters.push(json!({
         "name": "before",
         "in": "query",
@@ -380,7 +469,7 @@ pub(super) fn call() -> Operation {
 }
 
 pub(super) fn stream() -> Operation {
-    let mut parameters = filters();
+    let mut parameters = filters(&filter::PARAMETERS);
     parameters.push(json!({
         "name": "Last-Event-ID",
         "in": "header",
@@ -392,7 +481,76 @@ pub(super) fn stream() -> Operation {
         summary: "Records as they come, as server-sent events",
         description: format!(
             "Each event's data is one record, its id the record's uid. An event `dropped` with {{\"dropped\": n}} says that n records were not shown because the reader was slow. At most {} streams at a time.",
-            calls::STREAMS_MAX
+            stream::STREAMS_MAX
+        ),
+        parameters,
+        body: None,
+        answers: vec![
+            (
+                200,
+                Answer::Text(
+                    "The stream; it does not end by itself.",
+                    "text/event-stream",
+                ),
+            ),
+            (400, Answer::Refusal("A parameter is unknown or wrong.")),
+            (503, Answer::Refusal("Too many streams are open.")),
+        ],
+    }
+}
+
+pub(super) fn alerts() -> Operation {
+    let mut parameters = filters(&alerts::PARAMETERS);
+    parameters.push(limit("Alerts at most."));
+    let page = json!({
+        "type": "object",
+        "required": ["alerts"],
+        "properties": {"alerts": {"type": "array", "items": reference("Alert")}},
+    });
+    Operation {
+        id: "listAlerts",
+        summary: "What is unusual, or was a short time ago",
+        description: format!(
+            "Every alert that is open, and the last {RESOLVED_MAX} that were resolved, as they were at their last change; the one that changed last comes first."
+        ),
+        parameters,
+        body: None,
+        answers: vec![
+            (200, Answer::Json("The alerts.", page)),
+            (400, Answer::Refusal("A parameter is unknown or wrong.")),
+        ],
+    }
+}
+
+pub(super) fn alert() -> Operation {
+    Operation {
+        id: "getAlert",
+        summary: "One alert by its id",
+        description: "As it was at its last change. Its examples are at /api/v1/calls/{uid} while those are kept.".into(),
+        parameters: vec![],
+        body: None,
+        answers: vec![
+            (200, Answer::Json("The alert.", reference("Alert"))),
+            (400, Answer::Refusal("That is no id.")),
+            (404, Answer::Refusal("No alert that is kept has this id.")),
+        ],
+    }
+}
+
+pub(super) fn alert_stream() -> Operation {
+    let mut parameters = filters(&alerts::PARAMETERS);
+    parameters.push(json!({
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The id of the last event seen; the stream continues after it if it is still kept.",
+        "schema": {"type": "string"},
+    }));
+    Operation {
+        id: "streamAlerts",
+        summary: "Changes of alerts as they come, as server-sent events",
+        description: format!(
+            "Each event is `opened`, `updated` or `resolved`, its data the alert. The last {CHANGES_MAX} are kept for readers that come back or are slow; an event `dropped` with {{\"dropped\": n}} says that n were not shown. At most {} streams at a time, those of calls among them.",
+            stream::STREAMS_MAX
         ),
         parameters,
         body: None,

@@ -1,4 +1,4 @@
-//! The records that left last, kept in memory for the admin API.
+//! The records that left last, kept in memory for the admin API; changes of alerts are kept alike.
 //!
 //! One ring serves all three uses: look-up, pages, and the live stream. A reader of the stream that
 //! falls behind by more than the ring holds is told how many records passed it by; nobody ever
@@ -19,25 +19,25 @@ pub(crate) const CHUNK: usize = 512;
 
 /// The ring.
 #[derive(Debug)]
-pub(crate) struct Recent {
-    ring: Mutex<Ring>,
+pub(crate) struct Recent<T = CallRecord> {
+    ring: Mutex<Ring<T>>,
     max: usize,
     arrived: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Ring {
-    records: VecDeque<Arc<CallRecord>>,
+#[derive(Debug)]
+struct Ring<T> {
+    records: VecDeque<Arc<T>>,
     /// The number that the next record will get; the first ever got 0.
     next: u64,
 }
 
-impl Ring {
+impl<T> Ring<T> {
     fn first(&self) -> u64 {
         self.next - self.records.len() as u64
     }
 
-    fn range(&self, begin: u64, end: u64) -> impl DoubleEndedIterator<Item = Numbered> {
+    fn range(&self, begin: u64, end: u64) -> impl DoubleEndedIterator<Item = Numbered<T>> {
         let (begin, end) = (begin.max(self.first()), end.min(self.next));
         (begin..end.max(begin)).map(|number| {
             let index = (number - self.first()) as usize;
@@ -47,13 +47,24 @@ impl Ring {
 }
 
 /// A record and its number in order of arrival.
-pub(crate) type Numbered = (u64, Arc<CallRecord>);
+pub(crate) type Numbered<T = CallRecord> = (u64, Arc<T>);
 
 impl Recent {
+    /// The newest record with this uid.
+    pub(crate) fn find(&self, uid: Uuid) -> Option<Numbered> {
+        self.newest_first(u64::MAX)
+            .find(|(_, record)| record.uid == uid)
+    }
+}
+
+impl<T> Recent<T> {
     /// Room for `max` records.
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
-            ring: Mutex::default(),
+            ring: Mutex::new(Ring {
+                records: VecDeque::new(),
+                next: 0,
+            }),
             max,
             arrived: Notify::new(),
         })
@@ -74,21 +85,15 @@ impl Recent {
         self.lock().next
     }
 
-    /// The newest record with this uid.
-    pub(crate) fn find(&self, uid: Uuid) -> Option<Numbered> {
-        self.newest_first(u64::MAX)
-            .find(|(_, record)| record.uid == uid)
-    }
-
     /// The records before that number, newest first. Those that arrive meanwhile do not appear;
     /// those that leave the ring meanwhile end it.
-    pub(crate) fn newest_first(&self, before: u64) -> impl Iterator<Item = Numbered> {
+    pub(crate) fn newest_first(&self, before: u64) -> impl Iterator<Item = Numbered<T>> {
         let mut end = before;
         std::iter::from_fn(move || {
             let ring = self.lock();
             end = end.min(ring.next);
             let begin = end.saturating_sub(CHUNK as u64);
-            let chunk: Vec<Numbered> = ring.range(begin, end).rev().collect();
+            let chunk: Vec<Numbered<T>> = ring.range(begin, end).rev().collect();
             end = begin;
             (!chunk.is_empty()).then_some(chunk)
         })
@@ -97,7 +102,7 @@ impl Recent {
 
     /// At most [`CHUNK`] records from that number on, oldest first, and how many of those asked for
     /// had left the ring before.
-    pub(crate) fn from(&self, number: u64) -> (u64, Vec<Numbered>) {
+    pub(crate) fn from(&self, number: u64) -> (u64, Vec<Numbered<T>>) {
         let ring = self.lock();
         let begin = number.max(ring.first());
         let chunk = ring.range(begin, begin + CHUNK as u64).collect();
@@ -115,7 +120,8 @@ impl Recent {
         }
     }
 
-    fn push(&self, batch: &mut Vec<Arc<CallRecord>>) {
+    /// Adds a batch, and empties it.
+    pub(crate) fn push(&self, batch: &mut Vec<Arc<T>>) {
         let surplus = {
             let mut ring = self.lock();
             ring.next += batch.len() as u64;
@@ -128,7 +134,7 @@ impl Recent {
         drop(surplus);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ring> {
+    fn lock(&self) -> MutexGuard<'_, Ring<T>> {
         // Nothing that holds it can panic half-way through a change.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }

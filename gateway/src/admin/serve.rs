@@ -16,7 +16,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, watch};
 
 use super::guard::{AskedBy, Guard, Token, is_loopback};
-use super::{Inner, Sources, calls, router};
+use super::{Inner, Sources, router, stream};
 
 /// Connections at a time; further ones wait until one ends.
 const CONNECTIONS_MAX: usize = 128;
@@ -98,6 +98,12 @@ impl Bound {
         self.address
     }
 
+    /// Where it is reached, unless that depends on who asks.
+    pub(crate) fn url(&self) -> Option<String> {
+        let address = self.address;
+        (!address.ip().is_unspecified()).then(|| format!("http://{address}"))
+    }
+
     /// Begins to answer, on a thread of its own.
     pub(crate) fn start(self, sources: Sources) -> Result<Running, AdminError> {
         let Self {
@@ -112,6 +118,8 @@ impl Bound {
             sink,
             recent,
             metrics,
+            board,
+            destinations,
             visible,
             secrets,
             instance,
@@ -125,11 +133,13 @@ impl Bound {
             sink,
             recent,
             metrics,
+            board,
+            destinations,
             visible,
             secrets,
             instance,
             guard,
-            streams: calls::Streams::default(),
+            streams: stream::Streams::default(),
             started: Instant::now(),
             started_unix_s: since_1970.unwrap_or_default().as_secs_f64(),
             ending: ending.clone(),

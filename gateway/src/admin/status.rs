@@ -8,12 +8,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use calltap_policies::alert::Severity;
+use calltap_policies::detect::DETECTORS;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::metrics::Exposition;
 use super::{Api, Refusal};
 use crate::account::{DropReason, kind_name};
+use crate::alerts::Outcome;
+
+pub(super) const SEVERITIES: [Severity; 3] =
+    [Severity::Info, Severity::Warning, Severity::Critical];
 
 /// What the tap is doing.
 #[derive(Clone, Debug, Default)]
@@ -85,10 +91,38 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
             "connections_closed": denied.closed,
             "connections_refused": denied.refused,
         },
+        "alerts": alerts_state(&api),
         "records": api.account.snapshot(),
         "recent": {"records": api.recent.len(), "max": api.recent.max()},
         "streams": {"open": api.streams.open(), "dropped": api.streams.dropped()},
     }))
+}
+
+fn alerts_state(api: &Api) -> Value {
+    let mut open = BTreeMap::from(SEVERITIES.map(|severity| (severity.word(), 0)));
+    for told in api.board.all().iter().filter(|told| told.is_open()) {
+        *open.entry(told.alert.severity.word()).or_default() += 1;
+    }
+    let destinations: Vec<Value> = api
+        .destinations
+        .iter()
+        .map(|tally| {
+            let (messages, bytes) = tally.waiting();
+            let mut says = json!({
+                "name": tally.name(),
+                "waiting": messages,
+                "waiting_bytes": bytes,
+            });
+            for outcome in Outcome::ALL {
+                says[outcome.name()] = tally.count(outcome).into();
+            }
+            if let Some(why) = tally.failing() {
+                says["failing"] = why.into();
+            }
+            says
+        })
+        .collect();
+    json!({"open": open, "untold": api.board.untold(), "destinations": destinations})
 }
 
 /// `GET /healthz`: the process answers.
@@ -114,6 +148,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     records(&api, &mut out);
     rules(&api, &mut out);
     denied(&api, &mut out);
+    alerts(&api, &mut out);
     sockets(&api, &mut out);
     process(&api, &mut out);
     let headers = [(
@@ -180,7 +215,7 @@ fn records(api: &Api, out: &mut Exposition) {
         .add(&name, u8::from(sink.failing.is_some()));
     out.counter(
         "calltap_stream_dropped_records_total",
-        "Records that slow readers of the live stream were not shown.",
+        "Records and alerts that slow readers of the live streams were not shown.",
     )
     .add(&[], api.streams.dropped());
 }
@@ -224,6 +259,64 @@ fn denied(api: &Api, out: &mut Exposition) {
     )
     .add(&[("when", "open")], totals.closed)
     .add(&[("when", "accepted")], totals.refused);
+}
+
+fn alerts(api: &Api, out: &mut Exposition) {
+    let mut open: BTreeMap<_, u64> = DETECTORS
+        .iter()
+        .map(|info| ((info.name, info.severity.word()), 0))
+        .collect();
+    for told in api.board.all().iter().filter(|told| told.is_open()) {
+        let alert = &told.alert;
+        let labels = (alert.detector.info().name, alert.severity.word());
+        *open.entry(labels).or_default() += 1;
+    }
+    let mut family = out.gauge("calltap_alerts_open", "Alerts that go on.");
+    for ((detector, severity), n) in open {
+        family.add(&[("detector", detector), ("severity", severity)], n);
+    }
+    let mut family = out.counter(
+        "calltap_alerts_opened_total",
+        "Alerts that were opened, or opened again.",
+    );
+    for info in &DETECTORS {
+        let opened = api.board.opened(info.detector);
+        family.add(&[("detector", info.name)], opened);
+    }
+    out.counter(
+        "calltap_alerts_untold_total",
+        "Changes of alerts that no destination was told of, because too many were waiting.",
+    )
+    .add(&[], api.board.untold());
+    let mut family = out.counter(
+        "calltap_alert_deliveries_total",
+        "What became of messages about alerts; retried counts tries, the others messages.",
+    );
+    for tally in &*api.destinations {
+        for outcome in Outcome::ALL {
+            let labels = [("destination", tally.name()), ("outcome", outcome.name())];
+            family.add(&labels, tally.count(outcome));
+        }
+    }
+    let mut family = out.gauge(
+        "calltap_alert_messages_waiting",
+        "Messages about alerts that wait on disk for a webhook to take them.",
+    );
+    for tally in &*api.destinations {
+        family.add(&[("destination", tally.name())], tally.waiting().0);
+    }
+    let mut family = out.gauge("calltap_alert_spool_bytes", "Their bytes.");
+    for tally in &*api.destinations {
+        family.add(&[("destination", tally.name())], tally.waiting().1);
+    }
+    let mut family = out.gauge(
+        "calltap_alert_destination_failing",
+        "1 while a destination does not take messages.",
+    );
+    for tally in &*api.destinations {
+        let failing = u8::from(tally.failing().is_some());
+        family.add(&[("destination", tally.name())], failing);
+    }
 }
 
 fn sockets(api: &Api, out: &mut Exposition) {

@@ -7,12 +7,16 @@ use std::sync::{Mutex, mpsc};
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::{CallRecord, Kind, Timestamp};
 use calltap_policies::addresses::{self, List, Never};
+use calltap_policies::alert::Subject;
+use calltap_policies::detect::Detector;
 use expect_test::{expect, expect_file};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::serve::AdminError;
 use super::*;
+use crate::alerts::testing::Pretend;
+use crate::alerts::{RESOLVED_MAX, Tally, Teller, Told};
 use crate::config::DenialsConfig;
 use crate::sink::json_lines::{self, JsonLines, Options, Patience, Target};
 use crate::socket::TapSource;
@@ -67,8 +71,10 @@ impl Facts for World {
 struct Server {
     address: SocketAddr,
     feed: Mutex<Feed>,
+    alerts: Mutex<Pretend>,
     account: Arc<Account>,
     logged: mpsc::Receiver<ExternalEntry>,
+    _changes: tokio::sync::mpsc::Receiver<Arc<Told>>,
     _running: Running,
     _sink: JsonLines,
 }
@@ -118,6 +124,8 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
         max: 3,
     };
     denials.configure(&config, vec![]).expect("there is room");
+    let board = Board::new();
+    let (teller, changes) = Teller::only_to(&board);
     let running = bound
         .start(Sources {
             facts: Box::new(world),
@@ -126,6 +134,8 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
             sink: sink.observer(),
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
+            board,
+            destinations: Arc::new([Arc::new(Tally::new("on-call"))]),
             visible: Selection::all(),
             secrets: Secrets::usual_and(["voucher"]),
             instance: "test".into(),
@@ -134,8 +144,10 @@ fn start(token: Option<&str>, change: impl FnOnce(&mut World)) -> Server {
     Server {
         address,
         feed: Mutex::new(Feed::new(recent, metrics)),
+        alerts: Mutex::new(Pretend::new(teller).in_1970()),
         account,
         logged,
+        _changes: changes,
         _running: running,
         _sink: sink,
     }
@@ -283,7 +295,8 @@ fn with_a_token_everything_but_the_probes_needs_it() {
     assert_eq!(with(&format!("\r\nauthorization: bearer {TOKEN}")), 200);
     for endpoint in endpoints() {
         let method = &endpoint.method;
-        let path = endpoint.path.replace("{uid}", &Uuid::nil().to_string());
+        let nil = Uuid::nil().to_string();
+        let path = endpoint.path.replace("{uid}", &nil).replace("{id}", &nil);
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost");
         let answer = server.raw(&head, "");
         assert_eq!(answer.status == 401, !endpoint.open, "{path} {answer:?}");
@@ -740,9 +753,12 @@ struct Events(BufReader<TcpStream>);
 
 impl Events {
     fn open(server: &Server, query: &str, lines: &str) -> Self {
+        Self::of(server, &format!("calls/stream{query}"), lines)
+    }
+
+    fn of(server: &Server, path: &str, lines: &str) -> Self {
         let mut socket = TcpStream::connect(server.address).expect("a connection");
-        let head =
-            format!("GET /api/v1/calls/stream{query} HTTP/1.1\r\nHost: localhost{lines}\r\n\r\n");
+        let head = format!("GET /api/v1/{path} HTTP/1.1\r\nHost: localhost{lines}\r\n\r\n");
         socket.write_all(head.as_bytes()).expect("a request");
         let mut events = Self(BufReader::new(socket));
         // The greeting says that the stream has begun.
@@ -839,7 +855,7 @@ fn a_slow_reader_is_told_what_it_missed() {
 #[test]
 fn streams_have_a_bound_and_end_with_the_api() {
     let server = serve();
-    let mut streams: Vec<Events> = (0..calls::STREAMS_MAX)
+    let mut streams: Vec<Events> = (0..stream::STREAMS_MAX)
         .map(|_| Events::open(&server, "", ""))
         .collect();
     assert_eq!(server.get("/api/v1/calls/stream").status, 503);
@@ -850,6 +866,192 @@ fn streams_have_a_bound_and_end_with_the_api() {
             .0
             .read_to_string(&mut rest)
             .expect("the end, not a reset");
+    }
+}
+
+/// `detector subject state` of each.
+fn shown(page: &Value) -> Vec<String> {
+    let alerts = page["alerts"].as_array().expect("a list");
+    alerts.iter().map(one_shown).collect()
+}
+
+fn one_shown(alert: &Value) -> String {
+    let text = |at: &str| alert.pointer(at).and_then(Value::as_str).expect("a text");
+    let (detector, state) = (text("/detector"), text("/state"));
+    format!("{detector} {} {state}", text("/subject/name"))
+}
+
+impl Server {
+    fn alerts(&self) -> std::sync::MutexGuard<'_, Pretend> {
+        self.alerts.lock().expect("one thread tells")
+    }
+}
+
+#[test]
+fn alerts_are_listed_with_the_last_change_first() {
+    let server = serve();
+    assert_eq!(server.get("/api/v1/alerts").body, r#"{"alerts":[]}"#);
+    server.alerts().sees(Detector::AuthFailures, 1);
+    server.alerts().quiet(60);
+    server.alerts().sees(Detector::AuthFailures, 2);
+    server.alerts().sees(Detector::Regularity, 2);
+    let of_orders = Subject::Route("/orders/{id}".into());
+    server.alerts().sees_of(Detector::RouteErrors, of_orders);
+    let ask = |query: &str| shown(&server.get(&format!("/api/v1/alerts{query}")).json());
+    let (errors, regular) = ("route_errors /orders/{id} open", "regularity 10.0.0.2 open");
+    let (second, first) = (
+        "auth_failures 10.0.0.2 open",
+        "auth_failures 10.0.0.1 resolved",
+    );
+    for (query, expected) in [
+        ("", vec![errors, regular, second, first]),
+        ("?limit=2", vec![errors, regular]),
+        ("?state=resolved", vec![first]),
+        ("?state=open&detector=auth_failures", vec![second]),
+        ("?severity=critical", vec![errors, second, first]),
+        ("?subject=10.0.0.2", vec![regular, second]),
+        ("?subject=route", vec![errors]),
+        ("?subject=%2Forders%2F%7Bid%7D", vec![errors]),
+        ("?subject=10.0.0.3", vec![]),
+    ] {
+        assert_eq!(ask(query), expected, "{query}");
+    }
+    for (query, reason) in [
+        (
+            "state=closed",
+            "400 state: \"closed\" is no state: use open or resolved",
+        ),
+        (
+            "severity=high",
+            "400 severity: \"high\" is no severity: use info, warning or critical",
+        ),
+        ("limit=0", "400 limit: \"0\" is no number from 1 to 1000"),
+        ("stat=open", "400 there is no parameter \"stat\""),
+    ] {
+        let refusal = server.get(&format!("/api/v1/alerts?{query}")).refusal();
+        assert_eq!(refusal, reason);
+    }
+    let refusal = server.get("/api/v1/alerts?detector=auth").refusal();
+    let why = "400 detector: \"auth\" is no detector: there are route_rate, route_errors,";
+    assert!(refusal.starts_with(why), "{refusal}");
+}
+
+#[test]
+fn one_alert_is_found_by_its_id() {
+    let server = serve();
+    server.alerts().sees(Detector::AuthFailures, 1);
+    let id = server.get("/api/v1/alerts").json()["alerts"][0]["id"].clone();
+    let id = id.as_str().expect("an id");
+    let alert = server.get(&format!("/api/v1/alerts/{id}")).json();
+    assert_eq!(one_shown(&alert), "auth_failures 10.0.0.1 open");
+    assert_eq!(alert["examples"][0], Uuid::from_u128(0xca11).to_string());
+    server.alerts().quiet(60);
+    let alert = server.get(&format!("/api/v1/alerts/{id}")).json();
+    assert_eq!(alert["resolved"], "1970-01-01T00:01:10.000000Z");
+    let nil = Uuid::nil();
+    assert_eq!(
+        server.get(&format!("/api/v1/alerts/{nil}")).refusal(),
+        format!("404 no alert that is open or was a short time ago has the id {nil}")
+    );
+    assert_eq!(server.get("/api/v1/alerts/7").status, 400);
+}
+
+#[test]
+fn changes_of_alerts_are_streamed() {
+    let server = serve();
+    server.alerts().sees(Detector::AuthFailures, 1);
+    let mut all = Events::of(&server, "alerts/stream", "");
+    let mut of_second = Events::of(&server, "alerts/stream?subject=10.0.0.2", "");
+    server.alerts().sees(Detector::AuthFailures, 2);
+    server.alerts().quiet(60);
+    let next = |events: &mut Events| {
+        let event = events.next();
+        let (name, data) = event.split_once(" {").expect("an object");
+        let alert = serde_json::from_str(&format!("{{{data}")).expect("JSON");
+        format!("{name} {}", one_shown(&alert))
+    };
+    assert_eq!(next(&mut all), "event opened auth_failures 10.0.0.2 open");
+    let mut resolved = [next(&mut all), next(&mut all)];
+    resolved.sort();
+    assert_eq!(
+        resolved,
+        [
+            "event resolved auth_failures 10.0.0.1 resolved",
+            "event resolved auth_failures 10.0.0.2 resolved"
+        ]
+    );
+    for expected in [
+        "opened auth_failures 10.0.0.2 open",
+        "resolved auth_failures 10.0.0.2 resolved",
+    ] {
+        assert_eq!(next(&mut of_second), format!("event {expected}"));
+    }
+    assert_eq!(server.get("/api/v1/alerts/stream?what=ever").status, 400);
+}
+
+#[test]
+fn a_stream_of_alerts_continues_after_the_last_event_seen() {
+    let server = serve();
+    for client in 1..=3 {
+        server.alerts().sees(Detector::AuthFailures, client);
+    }
+    let alerts = server.get("/api/v1/alerts").json()["alerts"].clone();
+    let id = |at: usize| alerts[at]["id"].as_str().expect("an id").to_owned();
+    let mut after_first = Events::of(
+        &server,
+        "alerts/stream",
+        &format!("\r\nLast-Event-ID: {}:0", id(2)),
+    );
+    assert!(after_first.next().contains("10.0.0.2"));
+    assert!(after_first.next().contains("10.0.0.3"));
+    // The number alone is not enough: it may be that of another process.
+    let foreign = format!("\r\nLast-Event-ID: {}:0", id(1));
+    let mut foreign = Events::of(&server, "alerts/stream", &foreign);
+    server.alerts().sees(Detector::AuthFailures, 4);
+    assert!(foreign.next().contains("10.0.0.4"));
+}
+
+#[test]
+fn resolved_alerts_are_kept_up_to_a_bound_and_open_ones_beyond() {
+    let server = serve();
+    for _ in 0..=RESOLVED_MAX / 40 {
+        for client in 0..40 {
+            server.alerts().sees(Detector::AuthFailures, client);
+        }
+        // Until they are forgotten where they were made, so that the next ones are others.
+        server.alerts().quiet(661);
+    }
+    server.alerts().sees(Detector::AuthFailures, 1);
+    let count = |state: &str| {
+        let page = server.get(&format!("/api/v1/alerts?limit=1000&state={state}"));
+        shown(&page.json()).len()
+    };
+    assert_eq!((count("resolved"), count("open")), (RESOLVED_MAX, 1));
+}
+
+#[test]
+fn status_and_metrics_count_alerts_and_messages() {
+    let server = serve();
+    server.alerts().sees(Detector::AuthFailures, 1);
+    server.alerts().sees(Detector::AuthFailures, 2);
+    server.alerts().sees(Detector::Regularity, 2);
+    let status = server.get("/api/v1/status").json();
+    expect![[r#"{"destinations":[{"delivered":0,"dropped":0,"name":"on-call","refused":0,"retried":0,"waiting":0,"waiting_bytes":0}],"open":{"critical":2,"info":1,"warning":0},"untold":0}"#]]
+        .assert_eq(&status["alerts"].to_string());
+    server.alerts().quiet(60);
+    server.alerts().sees(Detector::AuthFailures, 2);
+    let page = server.get("/metrics").body;
+    for line in [
+        r#"calltap_alerts_open{detector="auth_failures",severity="critical"} 1"#,
+        r#"calltap_alerts_open{detector="regularity",severity="info"} 0"#,
+        r#"calltap_alerts_opened_total{detector="auth_failures"} 3"#,
+        r#"calltap_alerts_opened_total{detector="syn_flood"} 0"#,
+        "calltap_alerts_untold_total 0",
+        r#"calltap_alert_deliveries_total{destination="on-call",outcome="retried"} 0"#,
+        r#"calltap_alert_messages_waiting{destination="on-call"} 0"#,
+        r#"calltap_alert_destination_failing{destination="on-call"} 0"#,
+    ] {
+        assert!(page.lines().any(|l| l == line), "no line {line}");
     }
 }
 
@@ -962,6 +1164,13 @@ fn the_metrics_keep_their_names() {
         calltap_denied_packets_total counter
         calltap_denied_bytes_total counter
         calltap_denied_connections_total counter
+        calltap_alerts_open gauge
+        calltap_alerts_opened_total counter
+        calltap_alerts_untold_total counter
+        calltap_alert_deliveries_total counter
+        calltap_alert_messages_waiting gauge
+        calltap_alert_spool_bytes gauge
+        calltap_alert_destination_failing gauge
         calltap_client_connections gauge
         calltap_tap_info gauge
         calltap_tap_ledgers gauge

@@ -89,13 +89,18 @@ pub(super) fn check_authorities(path: &Path) -> Result<(), FileError> {
 
 /// A bearer token on the first line.
 pub(super) fn check_token(path: &Path) -> Result<(), FileError> {
+    secret(path).map(drop)
+}
+
+/// The first line, without blanks around it.
+pub(super) fn secret(path: &Path) -> Result<Vec<u8>, FileError> {
     let text = read(path)?;
-    let token = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    match token.trim_ascii() {
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    match line.trim_ascii() {
         [] => Err(FileError::Empty {
             path: path.to_owned(),
         }),
-        _ => Ok(()),
+        secret => Ok(secret.to_owned()),
     }
 }
 

@@ -2,9 +2,10 @@
 //! `run` over both, read into types that cannot be wrong.
 //!
 //! Reports every mistake of a file at once, each with its line and what to do. Opens no socket and
-//! starts nothing; the only files it reads are the configuration and the PEM files, the token and the
+//! starts nothing; the only files it reads are the configuration and the PEM files, tokens, secrets and
 //! lists of addresses it names.
 
+mod alerts;
 mod error;
 mod files;
 mod lists;
@@ -148,6 +149,13 @@ impl Summary {
             lines.push(format!(
                 "{further} more entries are not denied, or not whole"
             ));
+        }
+        for webhook in &config.alerts.webhooks {
+            let Destination { name, url, .. } = &webhook.destination;
+            lines.push(format!("alerts go to webhook {name} at {}", url.origin()));
+        }
+        for peer in &config.alerts.alertmanager.peers {
+            lines.push(format!("alerts go to {}", peer.name));
         }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),

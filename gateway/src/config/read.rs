@@ -10,6 +10,7 @@ use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::Selection;
 use calltap_policies::network::{BadNetwork, Network};
 
+use super::alerts::alerts;
 use super::error::did_you_mean;
 use super::files;
 use super::policies::policies;
@@ -40,6 +41,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
     let settle = section.read("settle", settle);
     let admin = section.read("admin", |section| admin(section, listeners.as_deref()));
     let consumer = section.read("consumer", consumer);
+    let alerts = section.read("alerts", |section| alerts(section, &defaults));
     let shutdown = section.read("shutdown", shutdown);
     let proxy = section.read("proxy", proxy);
     let policies = section.read("policies", |section| policies(section, proxy.as_ref()));
@@ -70,6 +72,7 @@ pub(super) fn config(root: Field<'_>, tree: &Node) -> Option<Config> {
         consumer: consumer?,
         policies: policies?,
         denials: denials?,
+        alerts: alerts?,
         shutdown: shutdown?,
         limits: limits?,
         proxy: proxy?,
@@ -83,12 +86,19 @@ fn one_per_core() -> NonZeroUsize {
 }
 
 /// What `[defaults.*]` says, laid under every entry of its kind.
-struct Defaults<'t> {
+pub(super) struct Defaults<'t> {
     of: HashMap<&'static str, &'t Node>,
 }
 
 impl<'t> Defaults<'t> {
-    const KINDS: [&'static str; 5] = ["listener", "listener_tls", "route", "upstream", "health"];
+    const KINDS: [&'static str; 6] = [
+        "listener",
+        "listener_tls",
+        "route",
+        "upstream",
+        "health",
+        "webhook",
+    ];
 
     fn take(root: &mut Section<'t>) -> Self {
         let mut of = HashMap::new();
@@ -107,7 +117,7 @@ impl<'t> Defaults<'t> {
     }
 
     /// An entry with its defaults under it.
-    fn under(&self, kind: &'static str, entry: &Node) -> Node {
+    pub(super) fn under(&self, kind: &'static str, entry: &Node) -> Node {
         match self.of.get(kind) {
             Some(defaults) => {
                 let mut node = (*defaults).clone();
@@ -1001,13 +1011,13 @@ fn limits(mut section: Section<'_>) -> Option<Limits> {
     })
 }
 
-/// A key that may be absent: `Some(None)` then, `None` when it is there and wrong.
-/// What groups and rules may be called.
+/// What groups, rules and webhooks may be called.
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
+/// A key that may be absent: `Some(None)` then, `None` when it is there and wrong.
 pub(super) fn optional<'t, T>(
     field: Option<Field<'t>>,
     read: impl FnOnce(Field<'t>) -> Option<T>,
@@ -1049,6 +1059,6 @@ fn certificate_pair(
     }
 }
 
-fn authorities(field: &Field<'_>) -> Option<PathBuf> {
+pub(super) fn authorities(field: &Field<'_>) -> Option<PathBuf> {
     field.file(files::check_authorities).map(|(path, ())| path)
 }

@@ -326,6 +326,24 @@ impl<'t> Field<'t> {
         Some(number)
     }
 
+    /// A number within bounds, whole or not.
+    pub(super) fn fraction(&self, bounds: RangeInclusive<f64>) -> Option<f64> {
+        let number = match &self.node.value {
+            Value::Integer(number) => Some(*number as f64),
+            Value::Other { text, .. } => text.parse().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            return self.mismatch("a number");
+        };
+        if !bounds.contains(&number) {
+            let (least, most) = bounds.into_inner();
+            self.wrong(format!("must be {least} to {most}, this is {number}"), None);
+            return None;
+        }
+        Some(number)
+    }
+
     /// A number of things.
     pub(super) fn count<T: TryFrom<i64>>(&self, bounds: RangeInclusive<i64>) -> Option<T> {
         let number = self.number(bounds)?;

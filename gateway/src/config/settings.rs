@@ -12,8 +12,11 @@ use std::time::Duration;
 use calltap_correlate::record::Selection;
 use calltap_policies::addresses::{List, Never};
 use calltap_policies::admit::Rules;
+use calltap_policies::alert::{Severity, Terms};
+use calltap_policies::detect::Detector;
 use calltap_policies::network::Network;
-use http::HeaderName;
+use http::{HeaderName, Uri};
+use rustls_pki_types::ServerName;
 
 use super::tree::Node;
 use crate::route::{HostHeader, RouteTable};
@@ -41,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) policies: Rules,
     /// Who is denied before there is a call.
     pub(crate) denials: DenialsConfig,
+    /// When something unusual becomes an alert, and who is told.
+    pub(crate) alerts: AlertsConfig,
     /// How calltap ends.
     pub(crate) shutdown: ShutdownConfig,
     /// Limits and timeouts.
@@ -320,6 +325,158 @@ pub(crate) struct DenialsConfig {
     pub(crate) never: Vec<Never>,
     /// How many networks may be denied at a time.
     pub(crate) max: usize,
+}
+
+/// When something unusual becomes an alert, and who is told.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AlertsConfig {
+    /// How alerts are opened, told of and closed.
+    pub(crate) terms: Terms,
+    /// Detectors that open none.
+    pub(crate) off: Vec<Detector>,
+    /// Where people reach the admin API; without a slash at the end. `None`: at its address.
+    pub(crate) link: Option<String>,
+    /// Where what a webhook did not take yet waits.
+    pub(crate) spool_dir: PathBuf,
+    /// What may wait for one webhook.
+    pub(crate) spool_max_bytes: u64,
+    /// Who is told of each change; no two of the same name.
+    pub(crate) webhooks: Vec<WebhookConfig>,
+    /// Who is told what is open.
+    pub(crate) alertmanager: AlertmanagerConfig,
+}
+
+/// A server that alerts are sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// What it is called in status and metrics.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) url: Url,
+    /// PEM, the authorities believed; `None` believes the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// Sent as a bearer token.
+    pub(crate) token: Option<Secret>,
+    /// It is not told of anything less.
+    pub(crate) severity: Severity,
+    /// A try that takes longer has failed.
+    pub(crate) timeout: Duration,
+}
+
+/// One who is sent every change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WebhookConfig {
+    /// Who it is.
+    pub(crate) destination: Destination,
+    /// The key of the signature.
+    pub(crate) secret: Secret,
+}
+
+/// Alertmanagers, each of which is told everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlertmanagerConfig {
+    /// Where they are, without `/api/v2/alerts`.
+    pub(crate) peers: Vec<Destination>,
+    /// How often they are told of what is open.
+    pub(crate) resend: Duration,
+}
+
+/// An `http` or `https` URL with a host and without user, password or fragment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Url(Uri);
+
+/// Why a text is no such URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UrlError {
+    /// Not a URL at all, or of another scheme.
+    #[error("this is no http:// or https:// URL")]
+    NotHttp,
+    /// A user or a password.
+    #[error("a URL here has no user and no password")]
+    User,
+    /// A fragment.
+    #[error("a fragment (#...) is never sent")]
+    Fragment,
+    /// A host that no certificate can be for.
+    #[error("its host is neither a name nor an address")]
+    Host,
+}
+
+impl Url {
+    /// Reads one.
+    pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
+        if text.contains('#') {
+            return Err(UrlError::Fragment);
+        }
+        let uri: Uri = text.parse().map_err(|_| UrlError::NotHttp)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(UrlError::NotHttp);
+        }
+        if uri.authority().is_none_or(|all| all.as_str().contains('@')) {
+            return Err(UrlError::User);
+        }
+        let url = Self(uri);
+        match ServerName::try_from(url.host()) {
+            Ok(_) => Ok(url),
+            Err(_) => Err(UrlError::Host),
+        }
+    }
+
+    /// Whether TLS is spoken.
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// A name, or an address without brackets.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.0.host().unwrap_or_default();
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        bare.unwrap_or(host)
+    }
+
+    /// Its port, or that of its scheme.
+    pub(crate) fn port(&self) -> u16 {
+        let by_scheme = if self.is_https() { 443 } else { 80 };
+        self.0.port_u16().unwrap_or(by_scheme)
+    }
+
+    /// Host and port as they are written.
+    pub(crate) fn authority(&self) -> &str {
+        self.0.authority().map_or("", |all| all.as_str())
+    }
+
+    /// The path, at least `/`, with the query.
+    pub(crate) fn path_and_query(&self) -> &str {
+        self.0.path_and_query().map_or("/", |all| all.as_str())
+    }
+
+    /// Without path and query, where secrets may be.
+    pub(crate) fn origin(&self) -> String {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority())
+    }
+}
+
+/// What must not be shown: a key, a token.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Not empty.
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret itself.
+    pub(crate) fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// How calltap ends.
