@@ -280,7 +280,7 @@ impl Calltap {
             policies: Policies {
                 review: Review::default(),
                 detectors: Detectors::new(Bounds::default()),
-                watch: Watch::default(),
+                watch: Watch::new(Watch::SOURCES_MAX),
                 alerts: Alerts::new(alerts.terms, seed, &alerts.off),
             },
             outlet: Box::new(Outlets {

@@ -10,8 +10,6 @@ pub struct SynPressure {
     pub cookies_sent: u64,
     /// Handshakes that were completed or begun and found the queue of accepted connections full.
     pub overflows: u64,
-    /// All that listeners dropped for want of room or memory, the overflows included.
-    pub drops: u64,
 }
 
 impl SynPressure {
@@ -31,7 +29,6 @@ impl SynPressure {
         Some(Self {
             cookies_sent: value("SyncookiesSent")?,
             overflows: value("ListenOverflows")?,
-            drops: value("ListenDrops")?,
         })
     }
 }
@@ -42,12 +39,11 @@ mod tests {
 
     #[test]
     fn the_columns_are_found_by_name() {
-        let text = "TcpExt: SyncookiesSent Other ListenOverflows ListenDrops\n\
-                    TcpExt: 7 1 8 9\nIpExt: InNoRoutes\nIpExt: 5\n";
+        let text = "TcpExt: SyncookiesSent Other ListenOverflows\n\
+                    TcpExt: 7 1 8\nIpExt: InNoRoutes\nIpExt: 5\n";
         let pressure = SynPressure {
             cookies_sent: 7,
             overflows: 8,
-            drops: 9,
         };
         assert_eq!(SynPressure::parse(text), Some(pressure));
         assert_eq!(SynPressure::parse("TcpExt: Other\nTcpExt: 1\n"), None);
