@@ -276,6 +276,19 @@ pub struct CallRanges {
     pub received: StreamRange,
 }
 
+/// What the kernel saw of connections before they were there. Only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// Handshakes that the kernel began. Of those that it answers with SYN cookies it knows nothing.
+    pub begun: u64,
+    /// Those that were completed.
+    pub established: u64,
+    /// Resets of one that was not complete, or of none.
+    pub resets: u64,
+    /// Packets with neither SYN nor ACK nor RST, which no TCP sends.
+    pub stray: u64,
+}
+
 /// Stream offsets of one direction that belong to one call.
 pub type StreamRange = Range<u64>;
 

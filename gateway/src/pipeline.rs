@@ -18,8 +18,12 @@ use calltap_correlate::join::{
 use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{CallRanges, SocketSnapshot};
 use calltap_policies::Policies;
+use calltap_policies::alert::Alerts;
 use calltap_policies::alert::{Alert, Change};
 use calltap_policies::review::Fate;
+use calltap_policies::watch::{ListenerCounts, Pressure, SourceCounts, Watch};
+use calltap_tap::Tap;
+use calltap_tap::netstat::SynPressure;
 use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
@@ -292,7 +296,10 @@ impl Pipeline {
         if let TapSource::Ebpf(tap) = &shared.tap {
             tap.sweep();
         }
-        let watch = &mut self.policies.watch;
+        let Policies { watch, alerts, .. } = &mut self.policies;
+        if let TapSource::Ebpf(tap) = &shared.tap {
+            watch_arrivals(tap, watch, alerts, now);
+        }
         let mut so_far = Vec::new();
         for connection in shared.registry.iter() {
             watch.socket(&connection.live(*connection.key()), now);
@@ -332,6 +339,32 @@ impl Pipeline {
             thread::sleep(BATCH);
         }
     }
+}
+
+/// Shows what the kernel counts of connections before they are there.
+fn watch_arrivals(tap: &Tap, watch: &mut Watch, alerts: &mut Alerts, now: u64) {
+    let listeners: Vec<_> = tap
+        .listeners()
+        .into_iter()
+        .map(|counts| ListenerCounts {
+            address: counts.address,
+            syns: counts.syns,
+            handshakes: counts.handshakes,
+        })
+        .collect();
+    let pressure = SynPressure::read().map(|pressure| Pressure {
+        cookies_sent: pressure.cookies_sent,
+        overflows: pressure.overflows,
+    });
+    watch.listeners(&listeners, pressure, alerts, now);
+    tap.sources(|counts| {
+        let source = SourceCounts {
+            network: counts.network,
+            bits: counts.bits,
+            handshakes: counts.handshakes,
+        };
+        watch.source(&source, alerts, now);
+    });
 }
 
 /// So many in each second of the clock.

@@ -584,7 +584,7 @@ pub(crate) fn policies(config: &Config, seed: u64) -> Policies {
             rules: Arc::clone(&config.policies.records),
         },
         detectors: Detectors::new(Bounds::default()),
-        watch: Watch::default(),
+        watch: Watch::new(Watch::SOURCES_MAX),
         alerts: Alerts::new(config.alerts.terms, seed, &config.alerts.off),
     }
 }

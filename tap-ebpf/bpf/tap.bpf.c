@@ -66,7 +66,9 @@ struct packet {
 	__u8 ttl;
 	__u8 tos;
 	__u8 tcp_flags;
-	__u8 pad[7];
+	__u8 pad;
+	__u16 source_port;
+	__u8 pad2[4];
 };
 
 /*
@@ -78,7 +80,7 @@ struct socket {
 	struct bpf_spin_lock lock;
 	__u32 place; /* slot + 1, or PLACE_... */
 	__u32 faces_clients; /* a listener, or accepted by one; set by the process, inherited */
-	__u32 pad;
+	__u32 listener; /* index of its listener's counters + 1, or 0; as above */
 	struct packet early;
 };
 _Static_assert(sizeof(struct socket) == 56, "src/layout.rs mirrors it");
@@ -146,6 +148,38 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } events SEC(".maps");
+
+/* By index of the listener. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LISTENERS);
+	__type(key, __u32);
+	__type(value, struct listener);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SOURCE_SETS);
+	__type(key, __u32);
+	__type(value, struct sources);
+} sources SEC(".maps");
+
+/* The SYN that ingress has just let pass: nothing else comes in between until it is answered. */
+struct asked {
+	__u64 network;
+	__u32 listener; /* index + 1, or 0: it was answered */
+	__u16 local_port;
+	__u16 remote_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct asked);
+} asking SEC(".maps");
 
 /*
  * Denied networks, twice: the process fills the tries that are not in use, then stores in `denying`
@@ -295,6 +329,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
 
 	p->seq = bpf_ntohl(*(__be32 *)(tcp + 4));
 	p->ack = bpf_ntohl(*(__be32 *)(tcp + 8));
+	p->source_port = bpf_ntohs(*(__be16 *)tcp);
 	p->tcp_flags = tcp[13];
 	p->window = bpf_ntohs(*(__be16 *)(tcp + 14));
 	p->headers = headers;
@@ -694,6 +729,166 @@ static __always_inline bool is_denied(struct __sk_buff *skb)
 	return true;
 }
 
+/* ---- listeners ---------------------------------------------------------------------------- */
+
+/* A network that was not seen for so long gives its place to any other. */
+#define SOURCE_IDLE_NS (60ULL * 1000000000)
+
+static __always_inline __u64 network_v4(__be32 address)
+{
+	return SOURCE_V4 | bpf_ntohl(address) >> 8;
+}
+
+static __always_inline __u64 network_v6(__be32 first, __be32 second)
+{
+	return SOURCE_V6 | (__u64)bpf_ntohl(first) << 16 | bpf_ntohl(second) >> 16;
+}
+
+/* Where the packet comes from, or 0. */
+static __always_inline __u64 network_of(struct __sk_buff *skb)
+{
+	__u8 *data = (void *)(long)skb->data;
+	__u8 *end = (void *)(long)skb->data_end;
+
+	if (data + 20 > end)
+		return 0;
+	if (data[0] >> 4 == 4)
+		return network_v4(*(__be32 *)(data + 12));
+	if (data + IPV6_HEADER > end)
+		return 0;
+	return network_v6(*(__be32 *)(data + 8), *(__be32 *)(data + 12));
+}
+
+/*
+ * The counters of a network. A new one takes the place of the least busy of its set, so that a storm of
+ * networks that come once each pushes out nobody who comes more often. Where two processors give a place
+ * away at the same time, a count or two may go to the wrong one.
+ */
+static __always_inline struct source *source_at(__u64 network)
+{
+	__u32 set = network * 0x9e3779b97f4a7c15ULL >> 40 & (SOURCE_SETS - 1);
+	struct sources *sources_of_set = bpf_map_lookup_elem(&sources, &set);
+	__u64 now = bpf_ktime_get_ns(), least_worth = ~0ULL, before;
+	struct source *least = NULL;
+
+	if (!network || !sources_of_set)
+		return NULL;
+	for (__u32 i = 0; i < SOURCE_WAYS; i++) {
+		struct source *way = &sources_of_set->ways[i];
+		__u64 seen = READ(way->seen_ns), worth;
+
+		if (READ(way->network) == network) {
+			WRITE(way->seen_ns, now);
+			return way;
+		}
+		worth = now - seen > SOURCE_IDLE_NS ? 0 :
+			(__u64)way->begun + way->established + way->resets + way->stray;
+		if (worth < least_worth) {
+			least_worth = worth;
+			least = way;
+		}
+	}
+	if (!least)
+		return NULL;
+	before = READ(least->network);
+	/* In this order: whoever reads in between sees less of the network before, never its counts as
+	 * those of the new one. */
+	WRITE(least->begun, 0);
+	WRITE(least->established, 0);
+	WRITE(least->resets, 0);
+	WRITE(least->stray, 0);
+	WRITE(least->seen_ns, now);
+	fence();
+	__sync_val_compare_and_swap(&least->network, before, network);
+	return least;
+}
+
+static __always_inline struct listener *listener_at(__u32 listener)
+{
+	__u32 index = listener - 1;
+
+	return listener ? bpf_map_lookup_elem(&listeners, &index) : NULL;
+}
+
+#define ADD(counters, field)                                                    \
+	do {                                                                    \
+		if (counters)                                                   \
+			__sync_fetch_and_add(&(counters)->field, 1);            \
+	} while (0)
+
+/* A packet for a listener, or for a handshake of its that is not complete. */
+static __always_inline void asked_for(struct __sk_buff *skb, struct socket *s, struct bpf_sock *sk,
+				      const struct packet *p)
+{
+	struct listener *listener = listener_at(s->listener);
+	__u8 flags = p->tcp_flags & (FLAG_SYN | FLAG_RST | FLAG_ACK);
+	struct source *source;
+	struct asked *asked;
+	__u32 zero = 0;
+
+	if (!listener || (flags & FLAG_ACK && !(flags & FLAG_RST)))
+		return; /* it may complete a handshake: that is counted when it did */
+	if (flags & FLAG_RST) {
+		source = source_at(network_of(skb));
+		ADD(listener, resets);
+		ADD(source, resets);
+	} else if (flags & FLAG_SYN) {
+		ADD(listener, syns);
+		asked = bpf_map_lookup_elem(&asking, &zero);
+		if (asked) {
+			asked->network = network_of(skb);
+			asked->listener = s->listener;
+			asked->local_port = sk->src_port;
+			asked->remote_port = p->source_port;
+		}
+	} else {
+		source = source_at(network_of(skb));
+		ADD(listener, stray);
+		ADD(source, stray);
+	}
+}
+
+/* The kernel is about to answer a SYN that was not there before. Of one that it answers with a cookie it
+ * says nothing. */
+static __always_inline void handshake_begun(struct bpf_sock_ops *ctx)
+{
+	__u32 zero = 0;
+	struct asked *asked = bpf_map_lookup_elem(&asking, &zero);
+	struct listener *listener;
+	struct source *source;
+
+	/* Another listener of the cgroup may answer, which is not ours. */
+	if (!asked || !asked->listener || asked->local_port != ctx->local_port ||
+	    asked->remote_port != bpf_ntohl(ctx->remote_port))
+		return;
+	listener = listener_at(asked->listener);
+	source = source_at(asked->network);
+	asked->listener = 0;
+	ADD(listener, begun);
+	ADD(source, begun);
+}
+
+static __always_inline void handshake_done(struct bpf_sock_ops *ctx, __u32 number)
+{
+	struct listener *listener = listener_at(number);
+	struct source *source;
+	__u64 network;
+
+	if (!listener)
+		return;
+	/* Volatile: merged loads would address the context in a way the verifier refuses. */
+	if (READ(ctx->family) == AF_INET)
+		network = network_v4(READ(ctx->remote_ip4));
+	else if (!READ(ctx->remote_ip6[0]) && !READ(ctx->remote_ip6[1]) &&
+		 READ(ctx->remote_ip6[2]) == bpf_htonl(0xffff))
+		network = network_v4(READ(ctx->remote_ip6[3]));
+	else
+		network = network_v6(READ(ctx->remote_ip6[0]), READ(ctx->remote_ip6[1]));
+	source = source_at(network);
+	ADD(listener, established);
+	ADD(source, established);
+}
+
 /* ---- packet hooks ------------------------------------------------------------------------- */
 
 static __always_inline struct ledger *ledger_at(__u32 place)
@@ -731,6 +926,7 @@ static __always_inline void came(struct __sk_buff *skb, struct bpf_sock *sk, str
 	}
 	if (sk->state == BPF_TCP_LISTEN) {
 		came_for_listener(&p);
+		asked_for(skb, s, sk, &p);
 		return;
 	}
 	if (READ(s->place) == PLACE_NONE && p.payload) {
@@ -965,8 +1161,10 @@ static __always_inline void syn_arrived(struct bpf_sock_ops *ctx)
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	__u64 now = bpf_ktime_get_ns();
 
-	if (!ctx->is_fullsock)
-		bpf_map_update_elem(&syn_times, &cookie, &now, BPF_NOEXIST);
+	if (ctx->is_fullsock)
+		return;
+	bpf_map_update_elem(&syn_times, &cookie, &now, BPF_NOEXIST);
+	handshake_begun(ctx);
 }
 
 static __always_inline void connecting(struct bpf_sock_ops *ctx)
@@ -1053,6 +1251,7 @@ static __always_inline void accepted(struct bpf_sock_ops *ctx)
 	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!s || READ(s->place) != PLACE_NONE)
 		return;
+	handshake_done(ctx, s->listener);
 	l = take_slot(ctx, s, &slot);
 	if (!l)
 		return;

@@ -23,6 +23,9 @@
 #define WINDOW_UNKNOWN 0xffffffffU
 #define TIMEOUTS_MAX 0xffU
 #define RST_NEXT 2U
+#define LISTENERS 256U
+#define SOURCE_SETS 1024U /* a power of two */
+#define SOURCE_WAYS 4U
 
 /* One unbroken run of payload in one direction. */
 struct turn {
@@ -161,6 +164,40 @@ _Static_assert(sizeof(struct hits) == 16, "src/layout.rs mirrors it");
 
 /* In a row of the tries of denied networks, in place of the index of its hits. */
 #define ROW_PASS 0U           /* let through, within a network that is denied */
+
+/*
+ * What came for one listener, and what became of it. Owners: ingress and sock_ops of any processor, which
+ * only add.
+ */
+struct listener {
+	__u64 syns;        /* SYNs, repeats included */
+	__u64 begun;       /* handshakes that the kernel remembers: not those answered with a cookie */
+	__u64 established;
+	__u64 resets;      /* RSTs for a handshake that was not complete, or for none */
+	__u64 stray;       /* packets with neither SYN nor ACK nor RST: no TCP sends them */
+	__u64 pad[3];
+};
+_Static_assert(sizeof(struct listener) == 64, "src/layout.rs mirrors it");
+
+/* The same by the network that it came from, as far as there is room. */
+struct source {
+	__u64 network;     /* see SOURCE_V4; written last, 0: free */
+	__u64 seen_ns;
+	__u32 begun;
+	__u32 established;
+	__u32 resets;
+	__u32 stray;
+};
+_Static_assert(sizeof(struct source) == 32, "src/layout.rs mirrors it");
+
+/* Who shares a hash. */
+struct sources {
+	struct source ways[SOURCE_WAYS];
+};
+_Static_assert(sizeof(struct sources) == 128, "src/layout.rs mirrors it");
+
+#define SOURCE_V4 (1ULL << 62) /* with the first 24 bits of the address below it */
+#define SOURCE_V6 (1ULL << 63) /* with the first 48 bits */
 
 /* A hint that a slot can be taken back; losing one costs nothing but time. */
 struct event {

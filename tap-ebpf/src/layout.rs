@@ -167,8 +167,50 @@ pub(crate) struct Socket {
     pub(crate) lock: u32,
     pub(crate) place: u32,
     pub(crate) faces_clients: u32,
-    pub(crate) pad: u32,
+    pub(crate) listener: u32,
     pub(crate) early: [u64; 5],
+}
+
+/// Listeners that are counted.
+pub(crate) const LISTENERS: u32 = 256;
+/// Networks that share a hash.
+pub(crate) const SOURCE_WAYS: usize = 4;
+/// How many hashes there are.
+pub(crate) const SOURCE_SETS: u32 = 1024;
+/// Marks an IPv4 network, whose first bits are the lowest of the word.
+pub(crate) const SOURCE_V4: u64 = 1 << 62;
+/// Marks an IPv6 network.
+pub(crate) const SOURCE_V6: u64 = 1 << 63;
+
+/// `struct listener`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listener {
+    pub(crate) syns: u64,
+    pub(crate) begun: u64,
+    pub(crate) established: u64,
+    pub(crate) resets: u64,
+    pub(crate) stray: u64,
+    pub(crate) pad: [u64; 3],
+}
+
+/// `struct source`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub(crate) network: u64,
+    pub(crate) seen_ns: u64,
+    pub(crate) begun: u32,
+    pub(crate) established: u32,
+    pub(crate) resets: u32,
+    pub(crate) stray: u32,
+}
+
+/// `struct sources`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sources {
+    pub(crate) ways: [Source; SOURCE_WAYS],
 }
 
 /// `struct hits`
@@ -209,6 +251,8 @@ const _: () = {
     assert!(size_of::<Event>() == 16);
     assert!(size_of::<Socket>() == 56);
     assert!(size_of::<Hits>() == 16);
+    assert!(size_of::<Listener>() == 64);
+    assert!(size_of::<Source>() == 32);
     assert!(offset_of!(Ledger, sent) == 184);
     assert!(offset_of!(Ledger, received) == 272);
     assert!(offset_of!(Ledger, cut_sent) == 368);
@@ -482,11 +526,34 @@ mod tests {
                     lock,
                     place,
                     faces_clients,
-                    pad,
+                    listener,
                     early
                 }),
             ),
             ("hits", mirror!(Hits { packets, bytes })),
+            (
+                "listener",
+                mirror!(Listener {
+                    syns,
+                    begun,
+                    established,
+                    resets,
+                    stray,
+                    pad
+                }),
+            ),
+            (
+                "source",
+                mirror!(Source {
+                    network,
+                    seen_ns,
+                    begun,
+                    established,
+                    resets,
+                    stray
+                }),
+            ),
+            ("sources", mirror!(Sources { ways })),
             ("event", mirror!(Event { cookie, slot, pad })),
             ("ledger", ledger),
         ] {

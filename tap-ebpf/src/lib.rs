@@ -15,6 +15,10 @@ pub mod ledger;
 
 pub mod denied;
 
+pub mod listeners;
+
+pub mod netstat;
+
 pub mod tcp_info;
 
 pub mod privilege;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::size_of;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use crate::cgroup::Membership;
 use crate::denied::{self, DENIED_MAX_DEFAULT, Denied, DenyError, Hits, Row};
 use crate::doctor::{KERNEL_MIN, KernelVersion};
 use crate::ledger::Ledger;
+use crate::listeners::{ListenerCounts, Listeners, SourceCounts};
 use crate::mapping::Mapping;
 use crate::slots::{Slot, Slots};
 use crate::{layout, monotonic_ns};
@@ -31,6 +32,9 @@ pub const LEDGER_BYTES: usize = size_of::<layout::Ledger>();
 
 /// Sockets a tap keeps ledgers of at the same time, by default: two for each proxied connection.
 pub const SOCKETS_MAX_DEFAULT: u32 = 32_768;
+
+/// Listeners whose SYNs are counted.
+pub const LISTENERS_COUNTED_MAX: u32 = layout::LISTENERS;
 
 /// A packet that found a socket just before it closed may still be at work on its ledger.
 const REUSE_AFTER_CLOSE_NS: u64 = 100_000_000;
@@ -131,6 +135,12 @@ pub enum TapError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The counters of listeners could not be mapped.
+    #[error("cannot map the counters of listeners")]
+    ListenerMemory {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The embedded object is not the one that belongs to this code.
     #[error("the embedded eBPF object has no usable {name}: this build is broken")]
     Object {
@@ -173,6 +183,7 @@ pub struct Tap {
     sockets: Mutex<SkStorage<MapData, layout::Socket>>,
     counts: PerCpuArray<MapData, u64>,
     denied: Mutex<Denied>,
+    listeners: Mutex<Listeners>,
     recycled: AtomicU64,
     // Dropped in this order: nothing is attached any more when the cgroup is removed.
     _programs: Ebpf,
@@ -221,6 +232,11 @@ impl Tap {
         let counts = PerCpuArray::try_from(map(&mut ebpf, "counts")?).map_err(in_map("counts"))?;
         let events = RingBuf::try_from(map(&mut ebpf, "events")?).map_err(in_map("events"))?;
         let denied = denied_networks(&mut ebpf, options.denied_max)?;
+        let for_listeners = |source| TapError::ListenerMemory { source };
+        let listeners = Listeners::new(
+            mapped(&ebpf, "listeners", layout::LISTENERS, for_listeners)?,
+            mapped(&ebpf, "sources", layout::SOURCE_SETS, for_listeners)?,
+        );
 
         let membership = match &options.cgroup {
             Some(path) => Membership::enter(path)?,
@@ -247,6 +263,7 @@ impl Tap {
             sockets: Mutex::new(sockets),
             counts,
             denied: Mutex::new(denied),
+            listeners: Mutex::new(listeners),
             recycled: AtomicU64::new(0),
             _programs: ebpf,
             membership,
@@ -262,6 +279,7 @@ impl Tap {
         set_save_syn(listener)?;
         let ours = layout::Socket {
             faces_clients: 1,
+            listener: lock(&self.listeners).number(local_of(listener)?),
             ..layout::Socket::default()
         };
         let mut sockets = lock(&self.sockets);
@@ -296,6 +314,16 @@ impl Tap {
         self.recycled
             .fetch_add(u64::from(swept.recycled), Ordering::Relaxed);
         swept
+    }
+
+    /// What came for each of our listeners, of the first [`LISTENERS_COUNTED_MAX`].
+    pub fn listeners(&self) -> Vec<ListenerCounts> {
+        lock(&self.listeners).counts()
+    }
+
+    /// What came for them by network, of networks that have a place in the kernel's table.
+    pub fn sources(&self, each: impl FnMut(SourceCounts)) {
+        lock(&self.listeners).sources(each);
     }
 
     /// Has packets dropped that come from denied networks to listeners of ours and to connections that
@@ -549,16 +577,22 @@ fn denied_networks(ebpf: &mut Ebpf, denied_max: u32) -> Result<Denied, TapError>
         set("denied_v4_a", "denied_v6_a")?,
         set("denied_v4_b", "denied_v6_b")?,
     ];
-    let switch = mapped(ebpf, "denying", 1)?;
-    let hits = mapped(ebpf, "denied_hits", denied::hits_max(denied_max))?;
+    let failed = |source| TapError::DeniedMemory { source };
+    let switch = mapped(ebpf, "denying", 1, failed)?;
+    let hits = mapped(ebpf, "denied_hits", denied::hits_max(denied_max), failed)?;
     Ok(Denied::new(sets, denied_max, switch, hits))
 }
 
-fn mapped<T>(ebpf: &Ebpf, name: &'static str, count: u32) -> Result<Mapping<T>, TapError> {
+fn mapped<T>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    count: u32,
+    failed: impl FnOnce(io::Error) -> TapError,
+) -> Result<Mapping<T>, TapError> {
     let Some(Map::Array(array)) = ebpf.map(name) else {
         return Err(TapError::Object { name });
     };
-    Mapping::of(array.fd(), count).map_err(|source| TapError::DeniedMemory { source })
+    Mapping::of(array.fd(), count).map_err(failed)
 }
 
 fn load(options: &TapOptions) -> Result<Ebpf, TapError> {
@@ -685,6 +719,11 @@ fn io_error(error: MapError) -> io::Error {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // What is inside are descriptors: a panic elsewhere leaves them as they were.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn local_of(listener: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let address = rustix::net::getsockname(listener)?;
+    SocketAddr::try_from(address).map_err(Into::into)
 }
 
 /// Has the kernel keep the headers of each SYN until the programs copied them.

@@ -773,7 +773,6 @@ impl ClientConnection {
             doing: watch::Doing::Idle,
             since_ns: self.since_ns.load(Relaxed),
             calls: self.calls(),
-            bodies: 0,
             read_bytes: read,
             written_bytes: written,
             unread_bytes: None,
@@ -809,7 +808,6 @@ impl ClientConnection {
                 Step::Body => (2, watch::Doing::Body),
                 Step::Upgraded => (3, watch::Doing::Upgraded),
             };
-            live.bodies += u32::from(step == Step::Body);
             if waits.0 >= slowest.0 {
                 slowest = waits;
                 live.since_ns = since_ns;
@@ -843,12 +841,9 @@ impl ClientConnection {
             peer: self.peer.address,
             listener: self.local,
             calls: self.calls(),
-            fresh_bytes: self.wire_read().saturating_sub(self.received_floor()),
             parting: match self.ended() {
                 Ended::ClientClosed | Ended::ClientReset => Parting::ByClient,
                 Ended::HeadTimeout | Ended::TlsTimeout => Parting::TimedOut,
-                // Whoever has called before may be silent.
-                Ended::IdleTimeout if self.calls() == 0 => Parting::TimedOut,
                 _ => Parting::Other,
             },
         }

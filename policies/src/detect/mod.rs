@@ -38,6 +38,8 @@ mod table;
 use crate::alert::{Blame, Severity};
 
 pub use detectors::{Bounds, Detectors};
+pub(crate) use evidence::{Evidence, Share, log_ratio};
+pub(crate) use table::Table;
 
 /// A detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,6 +10,7 @@ mod early;
 mod elsewhere;
 mod forged;
 mod hostile;
+mod listeners;
 mod lost;
 mod privilege;
 mod slots;

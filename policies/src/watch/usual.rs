@@ -1,0 +1,157 @@
+//! How many of something a source usually has at once, and how unusual it is that one has more.
+//!
+//! **Idea.** Once in a *span* each source that was there is an observation: how many it had at most. Most
+//! have none; of those that have any, the numbers are taken to be exponentially distributed, which of all
+//! distributions with a given mean is the one that assumes least. Neither the share of sources that have any
+//! nor the mean is known, so the tail is that of the posterior predictive: for a mean with a Gamma prior a
+//! Lomax, `P(X ≥ x) = (1 + x / (n·m))^-n`, of *n* observations with the mean *m*, the prior's included
+//! (A. Gelman et al., *Bayesian Data Analysis*, 3rd ed., 2.6). With little observed its tail is long; with
+//! much it becomes the exponential.
+//!
+//! **A source's own habit.** The address of an office or of a mobile carrier stands for many clients and
+//! always has more. Only what exceeds a source's habit counts, and on a scale of at least half of it.
+//!
+//! **Robust.** A number is learned as no more than [`LIMIT_MEANS`] means, so that an attack moves the mean
+//! by little; a source that has an open alert is not learned from at all, and what was unlikely moves a
+//! habit by a tenth of what it otherwise would.
+//!
+//! **Constants.** The prior weighs [`PRIOR_COUNT`] observations, which at their mean of
+//! [`PRIOR_MEAN`] lets an unknown service have some fifty at once before the first alert, and none when two
+//! hundred come. A browser holds six connections to a host, and a phone that loses its network stalls all
+//! of them, so the mean is never below [`MEAN_MIN`]. What is learned fades with [`MEMORY`] observations.
+//!
+//! **When it is wrong.** A source that grows by little each span, over hours, becomes usual. Sources of
+//! very different size whose large ones are new raise an alert each, once.
+
+/// Observations that the prior counts for.
+const PRIOR_COUNT: f64 = 50.0;
+/// What a source has that has any.
+const PRIOR_MEAN: f64 = 4.0;
+const MEAN_MIN: f64 = 2.0;
+/// Of ten sources one is taken to have some, before anything is known.
+const PRIOR_SHARE: (f64, f64) = (1.0, 10.0);
+const SHARE_MIN: f64 = 1e-3;
+const LIMIT_MEANS: f64 = 3.0;
+const MEMORY: f64 = 20_000.0;
+/// How much of a span goes into a source's habit.
+const HABIT_STEP: f32 = 0.1;
+/// Rarer than this is unlikely, and hardly learned from.
+const UNLIKELY: f64 = 1e-3;
+
+/// What sources usually have.
+#[derive(Clone, Debug)]
+pub(super) struct Usual {
+    /// How much larger it all is than for one client.
+    scale: f64,
+    /// Observations of sources that had some, and their sum.
+    count: f64,
+    sum: f64,
+    /// Observations of all sources.
+    all: f64,
+}
+
+impl Usual {
+    /// Of sources that stand for about `scale` clients.
+    pub(super) fn new(scale: f64) -> Self {
+        Self {
+            scale,
+            count: 0.0,
+            sum: 0.0,
+            all: 0.0,
+        }
+    }
+
+    /// How likely it is that a source with this habit has so many.
+    pub(super) fn tail(&self, number: f64, habit: f32) -> f64 {
+        let habit = f64::from(habit);
+        let count = PRIOR_COUNT + self.count;
+        let mean = self.mean().max(habit / 2.0);
+        let excess = (number - habit).max(0.0);
+        let share = if habit < 1.0 { self.share() } else { 1.0 };
+        share * (1.0 + excess / (count * mean)).powf(-count)
+    }
+
+    /// How many a source has that has any.
+    pub(super) fn mean(&self) -> f64 {
+        let sum = PRIOR_COUNT * PRIOR_MEAN * self.scale + self.sum;
+        (sum / (PRIOR_COUNT + self.count)).max(MEAN_MIN * self.scale)
+    }
+
+    fn share(&self) -> f64 {
+        let (some, all) = PRIOR_SHARE;
+        ((some + self.count) / (all + self.all)).clamp(SHARE_MIN, 1.0)
+    }
+
+    /// A span is over, in which there were so many sources, whether they had any or not.
+    pub(super) fn span(&mut self, sources: usize) {
+        self.all += sources as f64;
+        if self.all > MEMORY {
+            for total in [&mut self.all, &mut self.count, &mut self.sum] {
+                *total /= 2.0;
+            }
+        }
+    }
+
+    /// A source had so many at most, in a span that is over.
+    pub(super) fn learn(&mut self, most: f64, habit: &mut f32) {
+        let excess = (most - f64::from(*habit)).max(0.0);
+        if excess > 0.0 {
+            self.count += 1.0;
+            self.sum += excess.min(LIMIT_MEANS * self.mean());
+        }
+        let step = match self.tail(most, *habit) < UNLIKELY {
+            true => HABIT_STEP / 10.0,
+            false => HABIT_STEP,
+        };
+        *habit += (most as f32 - *habit) * step;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A threshold of one look a second, and that of ten thousand.
+    const THRESHOLDS: [f64; 2] = [4e-7, 4e-11];
+
+    #[test]
+    fn an_unknown_service_lets_some_fifty_pass_and_never_two_hundred() {
+        let usual = Usual::new(1.0);
+        assert!(usual.tail(40.0, 0.0) > THRESHOLDS[0]);
+        assert!(usual.tail(70.0, 0.0) < THRESHOLDS[0]);
+        assert!(usual.tail(200.0, 0.0) < THRESHOLDS[1] / 1000.0);
+    }
+
+    #[test]
+    fn what_is_learned_makes_it_sharper_and_an_attack_does_not_blunt_it() {
+        let mut usual = Usual::new(1.0);
+        let mut habit = 0.0;
+        for _ in 0..500 {
+            usual.learn(1.0, &mut habit);
+            usual.span(20);
+        }
+        let known = usual.tail(40.0, 0.0);
+        assert!(known < THRESHOLDS[0], "{known}");
+        // Two hundred from five sources, for an hour, of which nobody was told.
+        let mut habits = [0.0; 5];
+        for _ in 0..60 {
+            habits
+                .iter_mut()
+                .for_each(|habit| usual.learn(200.0, habit));
+            usual.span(25);
+        }
+        assert!(usual.tail(200.0, 0.0) < THRESHOLDS[1]);
+    }
+
+    #[test]
+    fn who_always_has_thirty_may_have_forty() {
+        let mut usual = Usual::new(1.0);
+        let mut habit = 0.0;
+        for _ in 0..200 {
+            usual.learn(30.0, &mut habit);
+            usual.span(20);
+        }
+        assert!(usual.tail(45.0, habit) > 1e-3);
+        assert!(usual.tail(400.0, habit) < THRESHOLDS[0]);
+    }
+}
