@@ -167,7 +167,7 @@ pub(crate) struct Socket {
     pub(crate) lock: u32,
     pub(crate) place: u32,
     pub(crate) faces_clients: u32,
-    pub(crate) pad: u32,
+    pub(crate) permitted: u32,
     pub(crate) early: [u64; 5],
 }
 
@@ -482,7 +482,7 @@ mod tests {
                     lock,
                     place,
                     faces_clients,
-                    pad,
+                    permitted,
                     early
                 }),
             ),
