@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::backend::Backend;
 use crate::cleanup::{Guard, Scratch};
+use crate::compare::kernel;
 use crate::compare::statistics::median;
 use crate::gateway::{Gateway, Setup};
 use crate::lab::{GATEWAY, Lab, Namespace, UPSTREAM};
@@ -43,13 +44,17 @@ const CLIENTS: usize = 4;
 /// Every other client makes a new connection after so many calls, so that SYNs meet the exchange, too.
 const CALLS_PER_CONNECTION: u32 = 10;
 /// Connections of the flood that call as fast as they can.
-const FLOOD_CONNECTIONS: u32 = 64;
+const FLOOD_CONNECTIONS: u32 = 256;
 /// Pause between two SYNs of the flood that never become a connection, µs.
 const FLOOD_SYN_EVERY_US: u32 = 500;
 /// The flood ends itself after this, whatever becomes of us.
 const FLOOD_MAX_S: u32 = 600;
 /// A flood, or a list, has its effect by then.
 const SETTLE: Duration = Duration::from_millis(700);
+/// How long the programs' run time is looked at.
+const PROGRAMS_MEASURED: Duration = Duration::from_secs(2);
+/// The flood's connections are made, or reset, by then.
+const CONNECTED_MAX: Duration = Duration::from_secs(20);
 /// A reload takes no longer.
 const RELOAD_MAX: Duration = Duration::from_secs(20);
 /// A call without an answer for this long has failed.
@@ -89,6 +94,8 @@ pub struct Exchanged {
     pub reload_ms: f64,
     /// The slowest call, its connection included, ms.
     pub slowest_ms: f64,
+    /// What a list adds to a call of a permitted client in calltap's programs, ns.
+    pub ns_per_call: f64,
 }
 
 /// One round: calls per second of the permitted clients.
@@ -182,6 +189,7 @@ pub fn render(found: &Found) -> String {
         dropped_packets,
         reload_ms,
         slowest_ms,
+        ns_per_call,
     } = &found.exchanged;
     let said = |held: bool| if held { "reached" } else { "missed" }.to_owned();
     let (flooded, denied) = found.shares();
@@ -210,6 +218,11 @@ pub fn render(found: &Found) -> String {
         vec![
             "the slowest call, ms".to_owned(),
             format!("{slowest_ms:.0}"),
+            String::new(),
+        ],
+        vec![
+            "what the list adds to a permitted call in the kernel's programs, ns".to_owned(),
+            format!("{ns_per_call:.0}"),
             String::new(),
         ],
         vec![
@@ -300,7 +313,8 @@ impl Stage {
         let before = self.dropped()?;
         let tally = Tally::default();
         let mut took_ms = Vec::new();
-        self.under_load(&tally, || {
+        let ns_per_call = self.under_load(&tally, || {
+            let without = self.program_ns(&tally)?;
             for number in 0..reloads {
                 // Now and then it denies everybody but those who call, so that one packet of theirs
                 // that met half a list would be dropped and counted.
@@ -312,7 +326,7 @@ impl Stage {
                 ensure!(denied == NETWORKS as u64, "{denied} networks are denied");
                 thread::sleep(Duration::from_millis(200));
             }
-            Ok(())
+            Ok(self.program_ns(&tally)? - without)
         })?;
         let failures = tally.failures.into_inner();
         Ok(Exchanged {
@@ -325,7 +339,19 @@ impl Stage {
             dropped_packets: self.dropped()? - before,
             reload_ms: median(&took_ms),
             slowest_ms: tally.slowest_us.into_inner() as f64 / 1e3,
+            ns_per_call,
         })
+    }
+
+    /// The run time of calltap's programs for a call, ns.
+    fn program_ns(&self, tally: &Tally) -> anyhow::Result<f64> {
+        let _measuring = kernel::measure_programs()?;
+        let calls = || tally.calls.load(Ordering::Relaxed);
+        let (first, before) = (kernel::run_times(self.gateway.pid())?, calls());
+        thread::sleep(PROGRAMS_MEASURED);
+        let (last, after) = (kernel::run_times(self.gateway.pid())?, calls());
+        let programs = kernel::programs(&first, &last, (after - before).max(1));
+        Ok(programs.iter().map(|program| program.ns_per_call).sum())
     }
 
     fn round(&self, window: Duration) -> anyhow::Result<Round> {
@@ -342,9 +368,11 @@ impl Stage {
             };
             let calm = measure();
             let flood = self.flood()?;
+            self.wait_connections(|open| open >= FLOOD_CONNECTIONS.into())?;
             let flooded = measure();
             let before = self.dropped()?;
             self.reload(&format!("{networks}{FLOOD}\n"))?;
+            self.wait_connections(|open| open <= CLIENTS as u64)?;
             let denied = measure();
             let dropped_packets = self.dropped()? - before;
             drop(flood);
@@ -405,6 +433,21 @@ impl Stage {
             thread::sleep(Duration::from_millis(2));
         }
         Ok(began.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Waits until so many clients' connections are open.
+    fn wait_connections(&self, enough: impl Fn(u64) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + CONNECTED_MAX;
+        loop {
+            let status = self.gateway.status()?;
+            let open = status["sockets"]["client_connections"].as_u64();
+            let open = open.context("the status does not count connections")?;
+            if enough(open) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{open} connections stay open");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn dropped(&self) -> anyhow::Result<u64> {
@@ -582,6 +625,7 @@ mod tests {
             dropped_packets: 0,
             reload_ms: 1.0,
             slowest_ms: 1.0,
+            ns_per_call: 1.0,
         };
         let found = |exchanged: &Exchanged, round: Round| Found {
             exchanged: exchanged.clone(),

@@ -81,9 +81,11 @@ struct socket {
 	__u32 place; /* slot + 1, or PLACE_... */
 	__u32 faces_clients; /* a listener, or accepted by one; set by the process, inherited */
 	__u32 listener; /* index of its listener's counters + 1, or 0; as above */
+	__u32 permitted; /* the list in `denying` that its peer was looked up in and is not denied by */
+	__u32 pad;
 	struct packet early;
 };
-_Static_assert(sizeof(struct socket) == 56, "src/layout.rs mirrors it");
+_Static_assert(sizeof(struct socket) == 64, "src/layout.rs mirrors it");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -183,8 +185,9 @@ struct {
 
 /*
  * Denied networks, twice: the process fills the tries that are not in use, then stores in `denying`
- * which ones are: 0 none, so that nothing is looked up, 1 those called a, 2 those called b. A row has
- * the index of its hits, or ROW_PASS; the longest prefix decides.
+ * which list is: 0 none, so that nothing is looked up, or a number that no list had before, even for
+ * the tries called a, odd for b. A row has the index of its hits, or ROW_PASS; the longest prefix
+ * decides.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -708,19 +711,24 @@ static __always_inline __u32 *row_of(struct __sk_buff *skb, bool use_b)
 	}
 }
 
-static __always_inline bool is_denied(struct __sk_buff *skb)
+static __always_inline bool is_denied(struct __sk_buff *skb, struct bpf_sock *sk,
+				      struct socket *s)
 {
 	__u32 zero = 0;
-	__u64 *tries = bpf_map_lookup_elem(&denying, &zero);
-	__u64 use = tries ? READ(*tries) : 0;
+	__u64 *in_use = bpf_map_lookup_elem(&denying, &zero);
+	__u32 list = in_use ? READ(*in_use) : 0;
 	struct hits *hits;
 	__u32 *row;
 
-	if (!use)
+	/* A connection's peer is looked up once in each list: it takes a microsecond in a long one. */
+	if (!list || READ(s->permitted) == list)
 		return false;
-	row = row_of(skb, use == 2);
-	if (!row || *row == ROW_PASS)
+	row = row_of(skb, list & 1);
+	if (!row || *row == ROW_PASS) {
+		if (sk->state != BPF_TCP_LISTEN) /* which has many */
+			WRITE(s->permitted, list);
 		return false;
+	}
 	hits = bpf_map_lookup_elem(&denied_hits, row);
 	if (hits) {
 		__sync_fetch_and_add(&hits->packets, skb->gso_segs ? skb->gso_segs : 1);
@@ -1002,7 +1010,7 @@ int tap_ingress(struct __sk_buff *skb)
 	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (!s)
 		return PASS;
-	if (s->faces_clients && is_denied(skb))
+	if (s->faces_clients && is_denied(skb, sk, s))
 		return DROP;
 	came(skb, sk, s);
 	return PASS;

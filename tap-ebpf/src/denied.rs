@@ -65,6 +65,9 @@ pub enum DenyError {
     },
 }
 
+/// Lists have numbers from 1 on to this, and then again.
+const LISTS_MAX: u32 = u32::MAX >> 1;
+
 /// A network by its first address and the bits of its prefix.
 type Prefix = (IpAddr, u8);
 
@@ -86,6 +89,8 @@ pub(crate) struct Denied {
     /// What is in use, by index of its hits, or [`layout::ROW_PASS`].
     rows: HashMap<Prefix, u32>,
     denied_max: u32,
+    /// Lists so far.
+    lists: u32,
     switch: Mapping<u64>,
     hits: Mapping<layout::Hits>,
     /// Indices that had a network once and have none now. What they count is of the past.
@@ -191,6 +196,7 @@ impl Denied {
             used: 0,
             rows: HashMap::new(),
             denied_max,
+            lists: 0,
             switch,
             hits,
             spare: Vec::new(),
@@ -235,7 +241,9 @@ impl Denied {
             self.spare.extend(indices);
             return Err(error);
         }
-        self.use_set(if denied_rows > 0 { idle as u64 + 1 } else { 0 });
+        self.lists = self.lists % LISTS_MAX + 1;
+        let list = (self.lists << 1) + idle as u32;
+        self.use_list(if denied_rows > 0 { list } else { 0 });
         self.used = idle;
         for (prefix, index) in std::mem::replace(&mut self.rows, next) {
             if index != layout::ROW_PASS && self.rows.get(&prefix) != Some(&index) {
@@ -278,10 +286,10 @@ impl Denied {
         }
     }
 
-    fn use_set(&self, which: u64) {
+    fn use_list(&self, list: u32) {
         if let Some(word) = self.switch.get(0) {
             // SAFETY: aligned, inside the mapping, and accessed by everybody as a whole word.
-            unsafe { AtomicU64::from_ptr(word.as_ptr()) }.store(which, Ordering::Release);
+            unsafe { AtomicU64::from_ptr(word.as_ptr()) }.store(list.into(), Ordering::Release);
         }
     }
 

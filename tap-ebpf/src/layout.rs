@@ -168,6 +168,8 @@ pub(crate) struct Socket {
     pub(crate) place: u32,
     pub(crate) faces_clients: u32,
     pub(crate) listener: u32,
+    pub(crate) permitted: u32,
+    pub(crate) pad: u32,
     pub(crate) early: [u64; 5],
 }
 
@@ -249,7 +251,7 @@ const _: () = {
     assert!(size_of::<Identity>() == 184);
     assert!(size_of::<Ledger>() == 2048);
     assert!(size_of::<Event>() == 16);
-    assert!(size_of::<Socket>() == 56);
+    assert!(size_of::<Socket>() == 64);
     assert!(size_of::<Hits>() == 16);
     assert!(size_of::<Listener>() == 64);
     assert!(size_of::<Source>() == 32);
@@ -527,6 +529,8 @@ mod tests {
                     place,
                     faces_clients,
                     listener,
+                    permitted,
+                    pad,
                     early
                 }),
             ),

@@ -134,6 +134,7 @@ fn a_live_connection_is_heard_no_more() {
     in_own_network(|| {
         let listener = tapped.listen(LOOPBACK);
         let (mut client, _ours, ledger) = tapped.pair(&listener);
+        deny(&tapped.tap, &["127.0.0.2/32"]);
         client.write_all(b"before").unwrap();
         eventually("it arrived", || ledger.received_offset() == 6);
         deny(&tapped.tap, &["127.0.0.1/32"]);
