@@ -184,7 +184,7 @@ impl Denials {
         drop(rules);
         let in_force = self.in_force.load();
         for List { name, entries } in config.lists.iter() {
-            tracing::info!("list {name}: {} networks to be denied", entries.len());
+            tracing::info!("list {name}: {} entries", entries.len());
         }
         for exempted in in_force.exempted().iter().take(EXEMPTED_LOGGED_MAX) {
             tracing::warn!("{exempted}");

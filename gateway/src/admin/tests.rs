@@ -51,6 +51,16 @@ impl Facts for World {
             unanswered: 1,
         });
     }
+    fn record_rules(&self, each: &mut dyn FnMut(RecordCount<'_>)) {
+        each(RecordCount {
+            rule: "usual",
+            action: "sample",
+            dry_run: false,
+            applied: 100,
+            left_out: 99,
+            unanswered: 0,
+        });
+    }
     fn ready(&self) -> Result<(), String> {
         self.ready.clone()
     }
@@ -1159,6 +1169,7 @@ fn the_metrics_keep_their_names() {
         calltap_sink_failing gauge
         calltap_stream_dropped_records_total counter
         calltap_policy_applied_total counter
+        calltap_policy_left_out_records_total counter
         calltap_policy_unanswered_total counter
         calltap_denied_networks gauge
         calltap_denied_packets_total counter

@@ -418,6 +418,14 @@ when = "true"
 then = "tag"
 status = 404
 on_error = "deny"
+
+[[policies.rules]]
+name = "both"
+when = "true"
+then = "limit"
+key = "client.address"
+rate = "5/second"
+concurrent = 0
 "#;
     check_mistakes(
         &format!("{SMALL}{rules}"),
@@ -433,6 +441,50 @@ on_error = "deny"
             calltap.toml:25:8: policies.rules[2].name: another rule is called "limit"
             calltap.toml:28:1: policies.rules[2].status: unknown key; known here: name, when, then, dry_run, on_error
             calltap.toml:29:12: policies.rules[2].on_error: "deny" is none of "skip", "match"
+            calltap.toml:36:8: policies.rules[3].rate: a limit has either concurrent or rate; take one of them out, or write two rules
+            calltap.toml:37:14: policies.rules[3].concurrent: must be 1 to 1000000000, this is 0
+        "#]],
+    );
+}
+
+#[test]
+fn every_mistake_of_a_rule_about_records_is_told() {
+    let rules = r#"
+[[policies.rules]]
+name = "taken"
+when = "true"
+then = "tag"
+
+[[policies.records]]
+name = "taken"
+when = 'duration_us > 5 && finding == 1'
+then = "omit"
+
+[[policies.records]]
+name = "some"
+when = 'kind == "cal"'
+then = "sample"
+rate = 0.01
+
+[[policies.records]]
+name = "hide"
+when = "true"
+then = "redact"
+fields = ["url.pth", "voucher", "kind"]
+one_in = 5
+"#;
+    check_mistakes(
+        &format!("{SMALL}{rules}"),
+        expect![[r#"
+            calltap.toml:17:8: policies.records[0].name: another rule is called "taken"
+            calltap.toml:18:8: policies.records[0].when: column 20: finding is no field of the record; did you mean findings?
+            calltap.toml:19:8: policies.records[0].then: "omit" is none of "keep", "drop", "sample", "redact"
+            calltap.toml:21:1: policies.records[1].one_in: is missing; write one_in = 100
+            calltap.toml:23:8: policies.records[1].when: column 9: kind is never "cal"; it is one of call, connection, external, progress
+            calltap.toml:25:1: policies.records[1].rate: unknown key; did you mean "name"?
+            calltap.toml:31:11: policies.records[2].fields[0]: the record has no field "url.pth"; did you mean "url.path"?
+            calltap.toml:31:33: policies.records[2].fields[2]: every record has kind
+            calltap.toml:32:1: policies.records[2].one_in: unknown key; known here: name, when, then, dry_run, on_error, fields
         "#]],
     );
 }

@@ -16,6 +16,7 @@ mod policies;
 mod process;
 mod progress;
 mod protocols;
+mod replay;
 mod strict;
 mod tap_modes;
 mod upstreams;
