@@ -2,8 +2,8 @@
 //!
 //! In reading order: `cli` and `config` say what is wanted, `run` puts it together; `server` and
 //! `proxy` are the gateway's half of a call, `socket` where the kernel's half comes from,
-//! `denials` keeps out who is denied, `pipeline` joins both; `sink` and `admin` hand the records out; `replay`, `tail`, `demo` and
-//! `doctor` are for people.
+//! `denials` keeps out who is denied, `pipeline` joins both; `sink` and `admin` hand the records out,
+//! `alerts` delivers what is unusual; `replay`, `tail`, `demo` and `doctor` are for people.
 #![forbid(unsafe_code)]
 
 mod account;

@@ -72,6 +72,11 @@ impl Alertmanager {
     /// Tells what there is to tell; never ends. Asleep while nothing is open.
     pub(super) async fn run(&self, pace: Pace) {
         let severity = self.poster.destination().severity;
+        // One that is back must not have ended meanwhile what still goes on.
+        let pace = Pace {
+            retry_max: pace.retry_max.min(self.resend),
+            ..pace
+        };
         let mut failures = 0;
         let mut again_at = Instant::now();
         loop {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::crypto::ring::default_provider;
@@ -24,6 +25,8 @@ use crate::tls::pem::{self, PemError};
 
 /// Of an answer's body this much is read, for its reason.
 const REASON_BYTES: usize = 64 << 10;
+/// And for this long.
+const REASON_TIME_MAX: Duration = Duration::from_secs(1);
 /// And this much of it is told.
 const REASON_CHARS: usize = 200;
 /// Nobody makes us wait longer than this.
@@ -71,6 +74,9 @@ pub(super) enum Answer {
     /// It may take it later, after this time if it said so, and why not now.
     Later(String, Option<Duration>),
 }
+
+/// An answer without its body yet, and what reads it from the connection as long as it is kept.
+type Answered = (Response<Incoming>, JoinSet<hyper::Result<()>>);
 
 #[derive(Debug, thiserror::Error)]
 enum TryError {
@@ -124,14 +130,28 @@ impl Poster {
         &self.destination
     }
 
-    /// Posts a body to a path. Returns within the destination's time.
+    /// Posts a body to a path. Returns within the destination's time, and that for a reason.
     pub(super) async fn post(&self, path: &str, headers: HeaderMap, body: String) -> Answer {
         let timeout = self.destination.timeout;
-        match tokio::time::timeout(timeout, self.attempt(path, headers, body)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Later(format!("{:#}", anyhow::Error::from(error)), None),
-            Err(_) => Answer::Later(format!("no answer within {timeout:?}"), None),
+        let answered = tokio::time::timeout(timeout, self.attempt(path, headers, body));
+        let (answer, _driver) = match answered.await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => {
+                return Answer::Later(format!("{:#}", anyhow::Error::from(error)), None);
+            }
+            Err(_) => return Answer::Later(format!("no answer within {timeout:?}"), None),
+        };
+        let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            return Answer::Taken;
         }
+        // Why may come late or never: the status decides.
+        let reason = Limited::new(body, REASON_BYTES).collect();
+        let reason = match tokio::time::timeout(REASON_TIME_MAX, reason).await {
+            Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            Ok(Err(_)) | Err(_) => String::new(),
+        };
+        verdict(head.status, &head.headers, &reason)
     }
 
     async fn attempt(
@@ -139,16 +159,14 @@ impl Poster {
         path: &str,
         headers: HeaderMap,
         body: String,
-    ) -> Result<Answer, TryError> {
-        let url = &self.destination.url;
-        let authority = || url.authority().to_owned();
+    ) -> Result<Answered, TryError> {
         let socket = self.connect().await?;
         let Some((connector, name)) = &self.tls else {
             return self.ask(socket, path, headers, body).await;
         };
         let socket = connector.connect(name.clone(), socket).await;
         let socket = socket.map_err(|source| TryError::Tls {
-            authority: authority(),
+            authority: self.destination.url.authority().to_owned(),
             source,
         })?;
         self.ask(socket, path, headers, body).await
@@ -180,7 +198,7 @@ impl Poster {
         path: &str,
         headers: HeaderMap,
         body: String,
-    ) -> Result<Answer, TryError> {
+    ) -> Result<Answered, TryError> {
         let failed = |source| TryError::Http {
             authority: self.destination.url.authority().to_owned(),
             source,
@@ -188,7 +206,6 @@ impl Poster {
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
             .await
             .map_err(failed)?;
-        // Ends with this function, whatever the server does.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let mut request = Request::new(Body::from(body));
@@ -208,16 +225,7 @@ impl Poster {
             own.insert(header::AUTHORIZATION, authorization.clone());
         }
         let answer = sender.send_request(request).await.map_err(failed)?;
-        let (head, body) = answer.into_parts();
-        if head.status.is_success() {
-            return Ok(Answer::Taken);
-        }
-        // What it says may come late or never: its status is enough then.
-        let reason = match Limited::new(body, REASON_BYTES).collect().await {
-            Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-            Err(_) => String::new(),
-        };
-        Ok(verdict(head.status, &head.headers, &reason))
+        Ok((answer, driver))
     }
 }
 

@@ -54,6 +54,8 @@ enum Does {
     Stalls,
     /// Announces a longer body than it sends.
     Breaks,
+    /// Answers this, and never sends the body that it announces.
+    Withholds(u16),
 }
 
 /// A request that came.
@@ -153,6 +155,12 @@ impl Shared {
             Does::Closes => return,
             Does::Stalls => {
                 // Until the client is gone.
+                let _ = socket.read(&mut [0]);
+                return;
+            }
+            Does::Withholds(status) => {
+                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\n");
+                let _ = socket.write_all(head.as_bytes());
                 let _ = socket.read(&mut [0]);
                 return;
             }
@@ -396,7 +404,8 @@ fn what_is_not_taken_is_sent_again_until_it_is() {
 
 #[test]
 fn what_is_refused_for_good_holds_up_nobody() {
-    let (place, receiver) = (Place::new(), Receiver::start([Does::Answers(400, "")]));
+    let script = [Does::Answers(400, ""), Does::Withholds(410)];
+    let (place, receiver) = (Place::new(), Receiver::start(script));
     let mut delivering = deliver_with(&place.webhook(&url(&receiver), ""));
     delivering.alerts.sees(Detector::AuthFailures, 1);
     delivering.wait_count(Outcome::Refused, 1);
@@ -405,8 +414,10 @@ fn what_is_refused_for_good_holds_up_nobody() {
         Some("answered 400")
     );
     delivering.alerts.sees(Detector::AuthFailures, 2);
+    delivering.wait_count(Outcome::Refused, 2);
+    delivering.alerts.sees(Detector::AuthFailures, 3);
     delivering.wait_count(Outcome::Delivered, 1);
-    assert_eq!(receiver.got(2).len(), 2);
+    assert_eq!(receiver.got(3).len(), 3);
     delivering.stop();
 }
 

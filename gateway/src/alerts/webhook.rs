@@ -136,12 +136,12 @@ impl Webhook {
                 }
             };
             failures = 0;
-            self.tally.add(outcome, 1);
             let mut spool = self.spool();
             if let Err(error) = spool.finish(id) {
                 self.disk_fails(&error);
             }
             self.show(&spool);
+            self.tally.add(outcome, 1);
         }
     }
 

@@ -22,6 +22,10 @@ pub(super) fn alerts(mut section: Section<'_>, defaults: &Defaults<'_>) -> Optio
     let link = optional(section.get("link"), |field| {
         let link = field.parsed(Url::parse)?;
         let path = link.path_and_query().trim_end_matches('/');
+        if path.contains('?') {
+            field.wrong("what paths are added to has no query", None);
+            return None;
+        }
         Some(format!("{}{path}", link.origin()))
     });
     let spool_dir = section

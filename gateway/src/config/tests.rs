@@ -480,7 +480,7 @@ one_in = 5
             calltap.toml:18:8: policies.records[0].when: column 20: finding is no field of the record; did you mean findings?
             calltap.toml:19:8: policies.records[0].then: "omit" is none of "keep", "drop", "sample", "redact"
             calltap.toml:21:1: policies.records[1].one_in: is missing; write one_in = 100
-            calltap.toml:23:8: policies.records[1].when: column 9: kind is never "cal"; it is one of call, connection, external, progress
+            calltap.toml:23:8: policies.records[1].when: column 9: kind is never "cal"; did you mean "call"?
             calltap.toml:25:1: policies.records[1].rate: unknown key; did you mean "name"?
             calltap.toml:31:11: policies.records[2].fields[0]: the record has no field "url.pth"; did you mean "url.path"?
             calltap.toml:31:33: policies.records[2].fields[2]: every record has kind
