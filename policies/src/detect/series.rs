@@ -22,13 +22,14 @@
 //!
 //! # Maths
 //!
-//! The level is an exponential mean that follows at most [`CLIP`] spreads per value, so that what is
+//! The level is an exponential mean that follows at most `CLIP` spreads per value, so that what is
 //! unusual moves it little, and what lasts moves it in the end. The spread is a root mean square of
-//! such clipped distances, up and down apart. A day has [`SLOTS`] slots, each with the mean of its
+//! such clipped distances, up and down apart. When value after value is too far away, another regime
+//! has begun, and both are learned anew. A day has [`SLOTS`] slots, each with the mean of its
 //! values on earlier days. A sketch counts distances in bins of half an octave; the shape of its
-//! tail is Hill's estimate (the mean logarithm of the excess) over the greatest [`TAIL_SHARE`] of
-//! the distances, kept from below by [`SHAPE_MIN`] because few values cannot prove a tail to be
-//! light.
+//! tail is Hill's estimate (the mean logarithm of the excess) over the greatest `TAIL_SHARE` of
+//! the distances, kept from below by `SHAPE_MIN` because few values cannot prove a tail to be
+//! light. What goes on counts as one event in a sketch, however long, and less if it is rare.
 //!
 //! Three numbers come out, all from the same probability `p`. [`Unusual::tail`] is `p` itself.
 //! [`Unusual::recent`] is the least `p` of late, forgotten by and by: it remains low through an
@@ -38,7 +39,7 @@
 //!
 //! # When it is wrong
 //!
-//! It learns from what it sees: what lasts for more than some thousand values, or recurs every few
+//! It learns from what it sees: what lasts for more than some hundred values, or recurs in every few
 //! hundred, is usual. A slow enough ramp is followed. It knows of days but not of weeks: a weekend
 //! is unusual for some weeks. Time scales are counted in values; it is meant for one value a minute
 //! or so, and one a second would make it forget within the hour. In the first hundred values it says
