@@ -1,8 +1,9 @@
 //! Asks calltap from outside: does it hold, does it tell the truth, what does it cost.
 //!
 //! A black box test: it speaks HTTP to a running gateway, reads the records it leaves and the admin
-//! API it offers, and knows nothing of its insides. It refuses to link the gateway or the join, so
-//! that a mistake there cannot hide in a shared type.
+//! API it offers, and knows nothing of its insides. It refuses to link the gateway, and to use the
+//! join, so that a mistake there cannot hide in a shared type. Only [`detect`] is no black box: it
+//! feeds the models of `calltap-policies` with the series of others.
 //!
 //! In reading order: [`wire`] is HTTP/1.1 with every byte counted; [`backend`] answers by path;
 //! [`plan`] draws a mix of calls that [`client`] and [`h2c`] play; [`gateway`] is the process under
