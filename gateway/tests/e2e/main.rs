@@ -18,3 +18,4 @@ mod protocols;
 mod strict;
 mod tap_modes;
 mod upstreams;
+mod watch;
