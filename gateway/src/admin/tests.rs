@@ -1187,6 +1187,9 @@ fn the_metrics_keep_their_names() {
         calltap_alert_spool_bytes gauge
         calltap_alert_destination_failing gauge
         calltap_client_connections gauge
+        calltap_sweep_seconds gauge
+        calltap_listener_syns_total counter
+        calltap_listener_handshakes_total counter
         calltap_tap_info gauge
         calltap_tap_ledgers gauge
         calltap_tap_ledgers_used gauge
