@@ -314,6 +314,8 @@ impl Pipeline {
             watch.closed(&closed, now);
         }
         self.policies.tick(now);
+        let took_ns = now_ns().saturating_sub(now);
+        shared.sweep_ns.store(took_ns, Ordering::Relaxed);
         for exchange in so_far {
             self.entrance.account.complete(Kind::Progress);
             self.review(progress_record(exchange, uuid_v7(), clock), now);

@@ -7,7 +7,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -237,6 +237,7 @@ impl Calltap {
             entrance: Arc::clone(&entrance),
             live: Live::default(),
             closed: ArrayQueue::new(server::CLOSED_MAX),
+            sweep_ns: AtomicU64::new(0),
             hooks: Arc::new(connect_hooks(&tap)),
             denials: Arc::clone(&denials),
             draining: AtomicBool::new(false),
@@ -687,6 +688,7 @@ impl admin::Facts for Facts {
             ledgers_used: 0,
             memory_bytes: 0,
             drops: Vec::new(),
+            listeners: Vec::new(),
         };
         match &self.shared.tap {
             TapSource::Ebpf(tap) => {
@@ -696,6 +698,7 @@ impl admin::Facts for Facts {
                 status.ledgers_used = usage.slots_used.into();
                 status.memory_bytes = usage.bytes_mapped as u64;
                 status.drops = tap.drops();
+                status.listeners = tap.listeners();
             }
             TapSource::TcpInfo(_) => status.mode = "tcp_info",
             TapSource::Off => {}
@@ -726,6 +729,10 @@ impl admin::Facts for Facts {
 
     fn connections(&self) -> usize {
         self.shared.live.count()
+    }
+
+    fn last_sweep(&self) -> Duration {
+        Duration::from_nanos(self.shared.sweep_ns.load(Ordering::Relaxed))
     }
 
     fn live_connections(&self, each: &mut dyn FnMut(LiveConnection)) {

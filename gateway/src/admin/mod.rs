@@ -71,6 +71,8 @@ pub(crate) trait Facts: Send + Sync {
     fn ready(&self) -> Result<(), String>;
     /// How many client connections are open.
     fn connections(&self) -> usize;
+    /// How long the last look at all of them took.
+    fn last_sweep(&self) -> Duration;
     /// Shows every client connection that is open.
     fn live_connections(&self, each: &mut dyn FnMut(LiveConnection));
     /// The time, nanoseconds of `CLOCK_MONOTONIC`.

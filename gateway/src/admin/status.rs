@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use calltap_policies::alert::Severity;
 use calltap_policies::detect::DETECTORS;
+use calltap_tap::listeners::ListenerCounts;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -36,6 +37,8 @@ pub(crate) struct TapStatus {
     pub(crate) memory_bytes: u64,
     /// What the kernel side could not keep, by reason.
     pub(crate) drops: Vec<(&'static str, u64)>,
+    /// What the kernel counts of each listener.
+    pub(crate) listeners: Vec<ListenerCounts>,
 }
 
 /// `GET /api/v1/status`
@@ -368,6 +371,34 @@ fn sockets(api: &Api, out: &mut Exposition) {
         "Client connections that are open.",
     )
     .add(&[], api.facts.connections());
+    out.gauge(
+        "calltap_sweep_seconds",
+        "How long the last look at all client connections took.",
+    )
+    .add(&[], api.facts.last_sweep().as_secs_f64());
+    let mut family = out.counter(
+        "calltap_listener_syns_total",
+        "SYNs that came for a listener, repeats included.",
+    );
+    for counts in &tap.listeners {
+        family.add(&[("listener", &*counts.address.to_string())], counts.syns);
+    }
+    let mut family = out.counter(
+        "calltap_listener_handshakes_total",
+        "Handshakes with a listener, by how far they came; stray packets that no TCP sends.",
+    );
+    for counts in &tap.listeners {
+        let listener = counts.address.to_string();
+        let handshakes = counts.handshakes;
+        for (state, n) in [
+            ("begun", handshakes.begun),
+            ("established", handshakes.established),
+            ("reset", handshakes.resets),
+            ("stray", handshakes.stray),
+        ] {
+            family.add(&[("listener", &*listener), ("state", state)], n);
+        }
+    }
     out.gauge("calltap_tap_info", "How sockets are watched; always 1.")
         .add(&[("mode", tap.mode)], 1);
     out.gauge(

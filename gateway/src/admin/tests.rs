@@ -6,9 +6,11 @@ use std::sync::{Mutex, mpsc};
 
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::{CallRecord, Kind, Timestamp};
+use calltap_correlate::socket::Handshakes;
 use calltap_policies::addresses::{self, List, Never};
 use calltap_policies::alert::Subject;
 use calltap_policies::detect::Detector;
+use calltap_tap::listeners::ListenerCounts;
 use expect_test::{expect, expect_file};
 use serde_json::Value;
 use uuid::Uuid;
@@ -36,6 +38,16 @@ impl Facts for World {
             mode: "tcp_info",
             reason: Some("no privilege".into()),
             drops: vec![("no_slot", 3)],
+            listeners: vec![ListenerCounts {
+                address: "10.0.0.1:8080".parse().expect("an address"),
+                syns: 9,
+                handshakes: Handshakes {
+                    begun: 8,
+                    established: 7,
+                    resets: 1,
+                    stray: 0,
+                },
+            }],
             ..TapStatus::default()
         }
     }
@@ -66,6 +78,9 @@ impl Facts for World {
     }
     fn connections(&self) -> usize {
         self.live.len()
+    }
+    fn last_sweep(&self) -> Duration {
+        Duration::from_micros(1500)
     }
     fn live_connections(&self, each: &mut dyn FnMut(LiveConnection)) {
         self.live.iter().copied().for_each(each);
@@ -1184,6 +1199,9 @@ fn the_metrics_keep_their_names() {
         calltap_alert_spool_bytes gauge
         calltap_alert_destination_failing gauge
         calltap_client_connections gauge
+        calltap_sweep_seconds gauge
+        calltap_listener_syns_total counter
+        calltap_listener_handshakes_total counter
         calltap_tap_info gauge
         calltap_tap_ledgers gauge
         calltap_tap_ledgers_used gauge

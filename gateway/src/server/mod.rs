@@ -15,7 +15,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -126,6 +126,8 @@ pub(crate) struct Shared {
     pub(crate) live: Live,
     /// Connections that ended since the last sweep.
     pub(crate) closed: ArrayQueue<ClosedSocket>,
+    /// How long the last sweep took, ns.
+    pub(crate) sweep_ns: AtomicU64,
     pub(crate) hooks: Arc<ConnectHooks>,
     pub(crate) denials: Arc<Denials>,
     /// Calls are not welcome any more.

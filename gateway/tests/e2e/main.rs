@@ -20,3 +20,4 @@ mod replay;
 mod strict;
 mod tap_modes;
 mod upstreams;
+mod watch;

@@ -201,9 +201,11 @@ fn held_heads_are_told_of_within_ten_seconds_even_when_nothing_is_known() {
     assert_eq!(alert.observed, 200.0);
 }
 
+type Hold = fn(&mut World);
+
 #[test]
 fn each_way_to_hold_connections_is_told_of_among_usual_clients() {
-    let hold: [(Detector, fn(&mut World)); 5] = [
+    let hold: [(Detector, Hold); 5] = [
         (Detector::SlowRequest, |world| {
             world.open("203.0.113.9", 300, Doing::Idle, 0);
         }),

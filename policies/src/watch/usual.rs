@@ -16,8 +16,8 @@
 //! habit by a tenth of what it otherwise would.
 //!
 //! **Constants.** The prior weighs [`PRIOR_COUNT`] observations, which at their mean of
-//! [`PRIOR_MEAN`] lets an unknown service have some fifty at once before the first alert, and none when two
-//! hundred come. A browser holds six connections to a host, and a phone that loses its network stalls all
+//! [`PRIOR_MEAN`] lets one source of an unknown service have some fifty before it is told of, and never two
+//! hundred. A browser holds six connections to a host, and a phone that loses its network stalls all
 //! of them, so the mean is never below [`MEAN_MIN`]. What is learned fades with [`MEMORY`] observations.
 //!
 //! **When it is wrong.** A source that grows by little each span, over hours, becomes usual. Sources of
