@@ -1,7 +1,7 @@
 # The commands of everyday work. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint truth bench instructions fingerprints kernels detect
+.PHONY: help demo test lint truth bench deny detect instructions fingerprints kernels
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ bench: ## Measure what a call costs in calltap, nginx, HAProxy and Envoy, logs o
 	@scripts/bootstrap --bench
 	cargo build --release -p calltap
 	cargo run --profile quick -p calltap-loadtest -- compare --calltap $${CARGO_TARGET_DIR:-target}/release/calltap --write docs/performance.md --summary README.md
+
+deny: ## Exchange a deny-list of 50,000 networks under load, and deny a flood (two minutes)
+	@scripts/bootstrap --test
+	cargo build --profile quick -p calltap
+	cargo run --profile quick -p calltap-loadtest -- deny
 
 instructions: ## Count the instructions of a call, which a busy machine does not change
 	@scripts/bootstrap --bench

@@ -26,7 +26,7 @@ use crate::exchange::{ApiNames, Stage, Text};
 use crate::socket::{Close, Coverage, SocketCookie};
 
 pub use schema::json_schema;
-pub use select::{Selection, UnknownField, nearest_of};
+pub use select::{Selection, UnknownField, nearest_among, nearest_of};
 pub use time::{BadTimestamp, Timestamp, WallClock};
 use value::{Slot, end_object, object, write_escaped, write_text};
 pub use value::{Value, ValueKind};
@@ -411,6 +411,14 @@ macro_rules! record {
                 match PLACES[field] {
                     $(Place::Free(Free::$fident) => &self.$fident,)*
                     _ => &[],
+                }
+            }
+
+            /// The same, to be changed.
+            pub fn free_keys_mut(&mut self, field: usize) -> Option<&mut Vec<(String, String)>> {
+                match PLACES[field] {
+                    $(Place::Free(Free::$fident) => Some(&mut self.$fident),)*
+                    _ => None,
                 }
             }
 

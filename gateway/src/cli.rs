@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::Overrides;
 use crate::demo::DemoArgs;
 use crate::doctor::DoctorArgs;
+use crate::replay::ReplayArgs;
 use crate::tail::TailArgs;
 
 /// An API gateway sidecar that knows what really happened to every API call.
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Read a configuration file and report every mistake in it.
     Check(CheckArgs),
+    /// Run policies over recorded calls, and print what they would have decided and alerted.
+    Replay(ReplayArgs),
     /// Show live calls, one line each, with a bar that shows where the time went.
     Tail(TailArgs),
     /// Show calltap at work: a small order API, real clients, the live view.

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use calltap_correlate::record::{CallRecord, Kind, Timestamp};
+use calltap_correlate::record::Timestamp;
 use calltap_policies::addresses::{Denial, Denied, Entry, Exempted, List, Never};
+use calltap_policies::alert::Alert;
 use calltap_policies::network::Network;
 use calltap_tap::denied::{DenyError, Hits, Row};
 use rustix::time::{ClockId, clock_gettime};
@@ -113,14 +114,14 @@ pub(crate) enum DenialError {
 pub(crate) struct Proven(IpAddr);
 
 impl Proven {
-    /// The peer of a connection of which there is a record, for only what was accepted has one. What
-    /// others put into the log proves nothing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for alerts, which come later"))]
-    pub(crate) fn peer_of(record: &CallRecord) -> Option<Self> {
-        match record.kind {
-            Kind::Call | Kind::Connection | Kind::Progress => record.network_peer_address.map(Self),
-            Kind::External => None,
-        }
+    /// The source of an alert, which detectors name only where it is the peer of a connection.
+    pub(crate) fn source_of(alert: &Alert) -> Option<Self> {
+        alert.source.map(Self)
+    }
+
+    /// The address.
+    pub(crate) fn address(self) -> IpAddr {
+        self.0
     }
 }
 
@@ -183,7 +184,7 @@ impl Denials {
         drop(rules);
         let in_force = self.in_force.load();
         for List { name, entries } in config.lists.iter() {
-            tracing::info!("list {name}: {} networks to be denied", entries.len());
+            tracing::info!("list {name}: {} entries", entries.len());
         }
         for exempted in in_force.exempted().iter().take(EXEMPTED_LOGGED_MAX) {
             tracing::warn!("{exempted}");
@@ -249,12 +250,10 @@ impl Denials {
         })
     }
 
-    /// Denies who made a record for a time: its address, or of IPv6 its /64, which is what one
-    /// subscriber has.
+    /// Denies somebody for a time: its address, or of IPv6 its /64, which is what one subscriber has.
     ///
     /// # Errors
     /// As [`deny`](Self::deny).
-    #[cfg_attr(not(test), expect(dead_code, reason = "for alerts, which come later"))]
     pub(crate) fn deny_peer(
         &self,
         peer: Proven,
@@ -525,7 +524,6 @@ fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use calltap_policies::addresses;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -569,14 +567,12 @@ mod tests {
     #[test]
     fn a_peer_is_denied_alone_or_with_its_64_and_always_ends() {
         let denials = denials("", &[], 10);
-        let mut record = CallRecord::new(Kind::Call, Uuid::nil(), Timestamp::default());
         for (address, denied) in [
             ("198.51.100.7", "198.51.100.7/32"),
             ("2001:db8::1:2:3:4", "2001:db8::/64"),
             ("::ffff:198.51.100.8", "198.51.100.8/32"),
         ] {
-            record.network_peer_address = Some(address.parse().expect("an address"));
-            let peer = Proven::peer_of(&record).expect("a call has a peer");
+            let peer = Proven(address.parse().expect("an address"));
             let told = denials.deny_peer(peer, Duration::MAX, "scan");
             let told = told.expect("there is room");
             assert_eq!(told.network.to_string(), denied);
@@ -589,8 +585,6 @@ mod tests {
             "2001:db8:0:1::9",
         ];
         assert_eq!(refused(&denials, &clients), [true, false, true, false]);
-        record.kind = Kind::External;
-        assert!(Proven::peer_of(&record).is_none());
     }
 
     #[test]

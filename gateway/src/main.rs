@@ -2,8 +2,8 @@
 //!
 //! In reading order: `cli` and `config` say what is wanted, `run` puts it together; `server` and
 //! `proxy` are the gateway's half of a call, `socket` where the kernel's half comes from,
-//! `denials` keeps out who is denied, `pipeline` joins both; `sink` and `admin` hand the records out; `tail`, `demo` and `doctor` are
-//! for people.
+//! `denials` keeps out who is denied, `pipeline` joins both; `sink` and `admin` hand the records out; `replay`, `tail`, `demo` and
+//! `doctor` are for people.
 #![forbid(unsafe_code)]
 
 mod account;
@@ -20,6 +20,7 @@ mod doctor;
 mod identity;
 mod pipeline;
 mod proxy;
+mod replay;
 mod route;
 mod run;
 mod server;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             run::run(&args)
         }
         Command::Check(args) => Ok(check(&args)),
+        Command::Replay(args) => replay::run(&args),
         Command::Tail(args) => tail::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use calltap_correlate::exchange::{EndedConnection, Exchange, ExternalEntry, Sharing};
 use calltap_correlate::join::{
     Correlator, Limits, WallClock, connection_record, external_record, progress_record,
@@ -18,11 +19,13 @@ use calltap_correlate::record::CallRecord;
 use calltap_correlate::socket::{CallRanges, SocketSnapshot};
 use calltap_policies::Policies;
 use calltap_policies::alert::{Alert, Change};
+use calltap_policies::review::Fate;
 use crossbeam_queue::ArrayQueue;
 
 use crate::account::{Account, DropReason, Kind, Open};
 use crate::clock::{now_ns, wall_clock};
 use crate::identity::uuid_v7;
+use crate::proxy::Setup;
 use crate::server::{ClientConnection, Late, Shared};
 use crate::socket::TapSource;
 
@@ -136,14 +139,19 @@ pub(crate) struct Pipeline {
     /// `service.instance.id` of all records.
     pub(crate) instance: Arc<str>,
     pub(crate) shared: Arc<Shared>,
+    /// Has the rules about records, which a reload exchanges.
+    pub(crate) setup: Arc<ArcSwap<Setup>>,
     pub(crate) policies: Policies,
     pub(crate) outlet: Box<dyn Outlet>,
 }
 
-/// Takes finished records, to the sinks and the admin API's recent calls, and what became of alerts.
+/// Takes finished records, to the sinks and the admin API's recent calls and metrics, and what became of
+/// alerts.
 pub(crate) trait Outlet: Send {
     /// One record. Never blocks.
     fn take(&mut self, record: Arc<CallRecord>);
+    /// One that policy left out: a call all the same, for whoever counts calls.
+    fn left_out(&mut self, record: Arc<CallRecord>);
     /// The batch is over.
     fn flush(&mut self);
     /// A change of an alert. Never blocks.
@@ -262,12 +270,21 @@ impl Pipeline {
         let record = Arc::get_mut(&mut shared).expect("nobody else has it yet");
         let kind = record.kind;
         record.service_instance_id = Some(Arc::clone(&self.instance));
-        if self.policies.review(record, now) {
-            self.entrance.account.settled(kind, 1);
-            self.outlet.take(shared);
-        } else {
-            self.entrance.account.dropped(kind, DropReason::Filtered, 1);
+        let rules = &self.setup.load().config.policies.records;
+        if !Arc::ptr_eq(rules, &self.policies.review.rules) {
+            self.policies.review.rules = Arc::clone(rules);
         }
+        let reason = match self.policies.review(record, now) {
+            Fate::Kept => {
+                self.entrance.account.settled(kind, 1);
+                self.outlet.take(shared);
+                return;
+            }
+            Fate::Filtered => DropReason::Filtered,
+            Fate::Sampled => DropReason::Sampled,
+        };
+        self.entrance.account.dropped(kind, reason, 1);
+        self.outlet.left_out(shared);
     }
 
     fn sweep(&mut self, clock: WallClock, now: u64) {

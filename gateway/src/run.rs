@@ -21,7 +21,7 @@ use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alert, Alerts, Change};
 use calltap_policies::detect::{Bounds, Detectors};
-use calltap_policies::review::{Review, Secrets};
+use calltap_policies::review::{RecordCount, Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::Tap;
 use crossbeam_queue::ArrayQueue;
@@ -245,9 +245,11 @@ impl Calltap {
         let setup = Setup::of(config, None)?;
         runtime.block_on(setup.upstreams.resolve(FIRST_LOOKUP_MAX));
         setup.upstreams.watch(runtime.handle());
-        let config = &setup.config;
+        let setup = Arc::new(ArcSwap::from_pointee(setup));
+        let loaded = setup.load();
+        let config = &loaded.config;
         denials
-            .configure(&config.denials, setup.upstreams.addresses())
+            .configure(&config.denials, loaded.upstreams.addresses())
             .context("cannot put policies.lists in force")?;
         let recent = Recent::new(config.admin.as_ref().map_or(0, |admin| admin.recent_max));
         let metrics = Arc::new(CallMetrics::default());
@@ -261,8 +263,13 @@ impl Calltap {
             instance: Arc::clone(&instance),
             base: base.or_else(|| admin.as_ref().and_then(admin::Bound::url)),
         };
-        let (delivery, teller) =
-            Delivery::start(alerts, link, Arc::clone(&board), Pace::default())?;
+        let (delivery, teller) = Delivery::start(
+            alerts,
+            link,
+            Arc::clone(&board),
+            Arc::clone(&denials),
+            Pace::default(),
+        )?;
         let seed = RandomState::new().hash_one(now_ns());
         let join = Pipeline {
             entrance,
@@ -277,12 +284,8 @@ impl Calltap {
                 .map_or(u64::MAX, |interim| interim.as_nanos() as u64),
             instance: Arc::clone(&instance),
             shared: Arc::clone(&shared),
-            policies: Policies {
-                review: Review::default(),
-                detectors: Detectors::new(Bounds::default()),
-                watch: Watch::default(),
-                alerts: Alerts::new(alerts.terms, seed, &alerts.off),
-            },
+            setup: Arc::clone(&setup),
+            policies: policies(config, seed),
             outlet: Box::new(Outlets {
                 lines: sink.producer(),
                 feed,
@@ -291,7 +294,6 @@ impl Calltap {
         }
         .spawn()?;
         let visible = Selection::all().without(&config.records.redact);
-        let setup = Arc::new(ArcSwap::from_pointee(setup));
         let facts = Facts {
             setup: Arc::clone(&setup),
             shared: Arc::clone(&shared),
@@ -313,7 +315,7 @@ impl Calltap {
             board,
             destinations: Arc::clone(delivery.tallies()),
             visible,
-            secrets: setup.load().secrets.clone(),
+            secrets: loaded.secrets.clone(),
             instance,
         };
         let admin = admin.map(|bound| bound.start(sources)).transpose()?;
@@ -468,8 +470,9 @@ impl Calltap {
             mistakes.iter().map(ToString::to_string).collect()
         };
         let text = |error: anyhow::Error| vec![format!("{error:#}")];
-        let new = config::load(self.config_path.as_deref(), &self.overrides).map_err(texts)?;
+        let mut new = config::load(self.config_path.as_deref(), &self.overrides).map_err(texts)?;
         let old = self.setup.load_full();
+        new.policies.rules.continue_from(&old.config.policies.rules);
         let fixed = old.config.needs_restart(&new);
         if !fixed.is_empty() {
             return Err(texts(fixed));
@@ -573,6 +576,19 @@ fn current_thread_runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
+/// The policies of a configuration, with nothing learned yet. `seed` tells the ids of their alerts from
+/// those of others.
+pub(crate) fn policies(config: &Config, seed: u64) -> Policies {
+    Policies {
+        review: Review {
+            rules: Arc::clone(&config.policies.records),
+        },
+        detectors: Detectors::new(Bounds::default()),
+        watch: Watch::default(),
+        alerts: Alerts::new(config.alerts.terms, seed, &config.alerts.off),
+    }
+}
+
 fn sink_options(config: &Config) -> json_lines::Options {
     let records = &config.records;
     json_lines::Options {
@@ -637,6 +653,12 @@ impl Outlet for Outlets {
         }
     }
 
+    fn left_out(&mut self, record: Arc<CallRecord>) {
+        if let Some(feed) = &mut self.feed {
+            feed.count(record);
+        }
+    }
+
     fn flush(&mut self) {
         self.lines.flush();
         if let Some(feed) = &mut self.feed {
@@ -686,7 +708,13 @@ impl admin::Facts for Facts {
     }
 
     fn rules(&self, each: &mut dyn FnMut(Count<'_>)) {
-        self.setup.load().config.policies.counts().for_each(each);
+        let setup = self.setup.load();
+        setup.config.policies.rules.counts().for_each(each);
+    }
+
+    fn record_rules(&self, each: &mut dyn FnMut(RecordCount<'_>)) {
+        let setup = self.setup.load();
+        setup.config.policies.records.counts().for_each(each);
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
         "calltap",
         &["calltap-correlate", "calltap-policies", "calltap-tap"],
     ),
-    ("calltap-loadtest", &[]),
+    ("calltap-loadtest", &["calltap-policies"]),
 ];
 
 fn members() -> BTreeMap<String, (PathBuf, toml::Table)> {

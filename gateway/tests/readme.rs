@@ -1,4 +1,4 @@
-//! Every configuration that the README and docs/policies.md show is one that calltap takes.
+//! Every configuration that the README, docs/policies.md and docs/alerts.md show is one that calltap takes.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +17,19 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
 fn configurations_are_valid() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let page = fs::read_to_string(readme).expect("README.md can be read");
-    let configurations = blocks(&page, "toml");
+    let mut configurations: Vec<String> = blocks(&page, "toml")
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     assert!(configurations.len() >= 2, "the README shows configurations");
+    let around = "listeners = [{ address = \"127.0.0.1:8080\" }]\n\
+        routes = [{ upstream = \"u\" }]\nupstreams.u.endpoints = [\"127.0.0.1:9000\"]\n";
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/alerts.md");
+    let alerts = fs::read_to_string(&alerts).expect("docs/alerts.md can be read");
+    for block in blocks(&alerts, "toml") {
+        configurations.push(format!("{around}{block}"));
+    }
+    assert!(configurations.len() >= 3, "docs/alerts.md shows one");
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let tls = dir.path().join("tls");
@@ -32,9 +43,10 @@ fn configurations_are_valid() {
     ] {
         fs::write(tls.join(name), pem).expect("write");
     }
+    fs::write(dir.path().join("webhook.secret"), "secret\n").expect("write");
     for text in configurations {
         let file = dir.path().join("calltap.toml");
-        fs::write(&file, text).expect("write");
+        fs::write(&file, &text).expect("write");
         let output = Command::new(env!("CARGO_BIN_EXE_calltap"))
             .args(["check", "--config", "calltap.toml"])
             .current_dir(dir.path())

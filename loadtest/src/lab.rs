@@ -178,9 +178,10 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Joins `host` to the gateway host. On the gateway's end packets are re-sent no sooner than
+    /// Joins `host`, at `address`, to the gateway host, which is `gateway` there; both ends of the
+    /// cable are called `name`. On the gateway's end packets are re-sent no sooner than
     /// after `RTO_MIN`, so that one lost packet costs a known time.
-    fn cable(
+    pub fn cable(
         &self,
         host: &Namespace,
         address: IpAddr,

@@ -19,6 +19,8 @@ use calltap_loadtest::compare::rounds::Effort;
 use calltap_loadtest::compare::subject::Binaries;
 use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
+use calltap_loadtest::deny;
+use calltap_loadtest::detect::series;
 use calltap_loadtest::detect_tools::kinds::KINDS;
 use calltap_loadtest::detect_tools::report::Outcome;
 use calltap_loadtest::detect_tools::template::Templates;
@@ -50,6 +52,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Injects known delays, one at a time, and checks which part of the time they are found in
     Delays(DelaysArgs),
+    /// Exchanges a long deny-list under load, and denies a flood
+    Deny(DenyArgs),
     /// Plays calls that do not end well and shows record and capture of each side by side
     Abort(AbortArgs),
     /// Measures what a call costs in calltap, nginx, HAProxy and Envoy, logs off and on
@@ -58,7 +62,7 @@ enum Command {
     Truth(TruthArgs),
     /// Compares the fingerprints in records with those that p0f and others take
     Fingerprints(FingerprintsArgs),
-    /// Attacks calltap among many who mean well, and holds its alerts against what was done
+    /// Attacks calltap among many who mean well and holds its alerts against the truth; scores its model of series
     #[command(subcommand)]
     Detect(DetectCommand),
     /// Serves the behaviours that the other commands call, until it is killed
@@ -67,6 +71,22 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9000")]
         listen: SocketAddr,
     },
+}
+
+#[derive(Args)]
+struct SeriesArgs {
+    /// Directory of key figures: `*.csv.gz` with the columns value and label, one value a minute
+    #[arg(long)]
+    kpi: PathBuf,
+    /// NAB's directory of data, with its combined_windows.json
+    #[arg(long)]
+    nab: PathBuf,
+    /// Also the score of each series of key figures
+    #[arg(long)]
+    each: bool,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -111,6 +131,25 @@ struct DelaysArgs {
     /// Only places whose name contains this
     #[arg(long, default_value = "")]
     only: String,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct DenyArgs {
+    /// The calltap binary to start, an optimised build; by default the one beside this program
+    #[arg(long)]
+    calltap: Option<PathBuf>,
+    /// Exchanges of the list under load
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    reloads: u16,
+    /// Rounds of calm, flood, and flood denied
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// How long each of those is measured
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(50..))]
+    milliseconds: u64,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -189,6 +228,8 @@ struct FingerprintsArgs {
 enum DetectCommand {
     /// Plays programs that attackers use; needs `scripts/bootstrap --detect`
     Tools(ToolsArgs),
+    /// Scores the model of one number over time on labelled series
+    Series(SeriesArgs),
     /// Makes up records of weeks without an attack, from real ones, and shows them to the detectors
     Benign(BenignArgs),
 }
@@ -299,11 +340,13 @@ fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Verify(arguments) => verify(arguments),
         Command::Delays(arguments) => delays(&arguments),
+        Command::Deny(arguments) => deny(&arguments),
         Command::Abort(arguments) => abort(&arguments),
         Command::Compare(arguments) => compare(arguments),
         Command::Truth(arguments) => truth(arguments),
         Command::Fingerprints(arguments) => fingerprints(arguments),
         Command::Detect(DetectCommand::Tools(arguments)) => detect_tools(arguments),
+        Command::Detect(DetectCommand::Series(arguments)) => detect_series(&arguments),
         Command::Detect(DetectCommand::Benign(arguments)) => detect_benign(arguments),
         Command::Backend { listen } => {
             let backend =
@@ -362,6 +405,30 @@ fn delays(arguments: &DelaysArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::json!({ "held": held, "delays": matrix }));
     } else {
         print!("{}", delays::render(&matrix));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn deny(arguments: &DenyArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = lab::missing().or_else(deny::missing) {
+        anyhow::bail!("a flood needs network namespaces of its own, wrk and hping3: {reason}");
+    }
+    let calltap = calltap(arguments.calltap.clone())?;
+    let effort = deny::Effort {
+        reloads: arguments.reloads.into(),
+        rounds: arguments.rounds.into(),
+        window: Duration::from_millis(arguments.milliseconds),
+    };
+    let found = deny::ask(&calltap, effort)?;
+    let held = found.held();
+    if arguments.json {
+        println!("{}", serde_json::json!({ "held": held, "found": found }));
+    } else {
+        print!("{}", deny::render(&found));
     }
     Ok(if held {
         ExitCode::SUCCESS
@@ -612,6 +679,24 @@ fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
     Ok(match outcome.reached() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    })
+}
+
+fn detect_series(arguments: &SeriesArgs) -> anyhow::Result<ExitCode> {
+    let findings = series::run(&arguments.kpi, &arguments.nab)?;
+    let held = findings.held();
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({ "held": held, "series": findings })
+        );
+    } else {
+        print!("{}", series::render(&findings, arguments.each));
+    }
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 

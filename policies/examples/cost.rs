@@ -1,18 +1,23 @@
-//! What it costs to admit a call: `cargo run --release -p calltap-policies --example cost`.
+//! What it costs to admit a call and to review its record:
+//! `cargo run --release -p calltap-policies --example cost`.
 //!
-//! Medians of many short rounds, ns per call, of 20 rules of which none ends it: comparisons, prefixes and
-//! sets, which are closures; a limit by address; and expressions that are interpreted.
+//! Medians of many short rounds, ns per call. To admit: 20 rules of which none ends it: comparisons,
+//! prefixes and sets, which are closures; a limit by address; and expressions that are interpreted. To
+//! review: a few rules as they are usual, and 20 of which none applies.
 
 use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Instant;
 
 use calltap_correlate::exchange::{Consumer, Exchange, Policy, Request};
+use calltap_correlate::record::{CallRecord, Kind, Timestamp};
 use calltap_correlate::socket::{Counters, Turns};
 use calltap_policies::admit::{
     AT_ADMISSION, Asked, Head, Limiter, OnError, Rate, Rule, Rules, Then,
 };
 use calltap_policies::expression::{Condition, Key};
+use calltap_policies::review::{AT_REVIEW, RecordRule, RecordRules, Redact, Review, ThenRecord};
+use uuid::Uuid;
 
 const RULES: usize = 20;
 const ROUNDS: usize = 101;
@@ -25,8 +30,10 @@ const SIMPLE: [&str; 5] = [
     r#"client.tcp.rtt_us > 500000"#,
     r#"server.port == 8443 && url.scheme == "http""#,
 ];
+const WRITTEN_OUT: [&str; 1] =
+    [r#"["/a", "/b", "/c"].exists(prefix, url.path.startsWith(prefix))"#];
 const INTERPRETED: [&str; 2] = [
-    r#"["/a", "/b", "/c"].exists(prefix, url.path.startsWith(prefix))"#,
+    r#"["/a", "/b", "/c"].map(prefix, prefix).exists(prefix, url.path.startsWith(prefix))"#,
     r#"{"GET": false, "PUT": true}[http.request.method]"#,
 ];
 
@@ -55,11 +62,87 @@ fn main() {
     let limits = (0..RULES).map(|_| rule("true", limit())).collect();
     for (name, rules) in [
         ("20 simple rules", tags(&SIMPLE)),
+        ("20 rules with a list each", tags(&WRITTEN_OUT)),
         ("20 limits by address", limits),
         ("20 interpreted rules", tags(&INTERPRETED)),
     ] {
         println!("{name}: {:.0} ns a call", per_call_ns(&Rules::new(rules)));
     }
+    let keep = |when: &&str| record_rule(when, ThenRecord::Keep);
+    for (name, rules) in [
+        ("no rules about records", vec![]),
+        ("4 usual rules about records", usual()),
+        (
+            "20 simple rules about records",
+            SIMPLE_OF_RECORDS
+                .iter()
+                .cycle()
+                .take(RULES)
+                .map(keep)
+                .collect(),
+        ),
+    ] {
+        let review = Review {
+            rules: RecordRules::new(rules).into(),
+        };
+        println!("{name}: {:.0} ns a record", per_record_ns(&review));
+    }
+}
+
+const SIMPLE_OF_RECORDS: [&str; 5] = [
+    r#"http.request.method == "DELETE""#,
+    r#"url.path.startsWith("/internal/")"#,
+    r#"http.response.status_code in [502, 503, 504]"#,
+    "delivered_us > 1000000",
+    "size(findings) > 0",
+];
+
+fn usual() -> Vec<RecordRule> {
+    let redact = Redact::read(&["voucher", "user_agent.original"]).expect("names");
+    let sample = ThenRecord::Sample {
+        one_in: 100,
+        slow_us: 1_000_000,
+    };
+    vec![
+        record_rule(
+            r#"url.path == "/healthz" && http.response.status_code < 400"#,
+            ThenRecord::Drop,
+        ),
+        record_rule(
+            r#"url.path.startsWith("/shop/")"#,
+            ThenRecord::Redact(redact),
+        ),
+        record_rule(r#"api.name == "payments""#, ThenRecord::Keep),
+        record_rule(r#"kind == "call""#, sample),
+    ]
+}
+
+fn record_rule(when: &str, then: ThenRecord) -> RecordRule {
+    RecordRule {
+        name: "rule".to_owned(),
+        when: Condition::read(when, AT_REVIEW).expect("a condition"),
+        then,
+        dry_run: false,
+        on_error: OnError::Skip,
+    }
+}
+
+/// Of a record that nothing keeps but chance.
+fn per_record_ns(review: &Review) -> f64 {
+    let mut record = CallRecord {
+        http_request_method: Some("GET".into()),
+        http_response_status_code: Some(200),
+        url_path: Some("/shop/orders/7".to_owned()),
+        url_query: Some("voucher=7&page=2".to_owned()),
+        user_agent_original: Some("curl".to_owned()),
+        delivered_us: Some(900),
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+        ..CallRecord::new(Kind::Call, Uuid::nil(), Timestamp::default())
+    };
+    median_ns(|_| {
+        black_box(review.judge(black_box(&mut record)));
+        record.policy_matched.clear();
+    })
 }
 
 fn rule(condition: &str, then: Then) -> Rule {
@@ -86,14 +169,18 @@ fn limit() -> Then {
 
 fn per_call_ns(rules: &Rules) -> f64 {
     let exchange = exchange();
+    median_ns(|now_ns| {
+        let head = Head::new(black_box(&exchange), "/orders/7", &Client);
+        let mut policy = Policy::default();
+        black_box(rules.admit(&head, &mut policy, now_ns));
+    })
+}
+
+fn median_ns(mut one: impl FnMut(u64)) -> f64 {
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let begin = Instant::now();
-            for now_ns in 0..CALLS {
-                let head = Head::new(black_box(&exchange), "/orders/7", &Client);
-                let mut policy = Policy::default();
-                black_box(rules.admit(&head, &mut policy, now_ns));
-            }
+            (0..CALLS).for_each(&mut one);
             begin.elapsed().as_nanos() as f64 / CALLS as f64
         })
         .collect();

@@ -82,7 +82,7 @@ fn record(call: u64, apis: &[Arc<ApiNames>]) -> CallRecord {
         url_path: Some(format!("/things{at}/{}", number % 1_000_000)),
         url_query: Some("sort=price&page=2".to_owned()),
         user_agent_original: Some("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36".to_owned()),
-        http_response_status_code: Some(if number % 50 == 0 { 404 } else { 200 }),
+        http_response_status_code: Some(if number.is_multiple_of(50) { 404 } else { 200 }),
         http_response_body_size: Some(500 + number % 1_000),
         http_request_body_size: Some(0),
         client_address: Some(client),

@@ -23,7 +23,7 @@ use calltap_correlate::record::CallRecord;
 
 use alert::Alerts;
 use detect::Detectors;
-use review::Review;
+use review::{Fate, Review};
 use watch::Watch;
 
 /// What sees finished records and live sockets.
@@ -40,10 +40,10 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Shows a finished record to the detectors, then applies policy to it, and says whether it is kept.
-    pub fn review(&mut self, record: &mut CallRecord, now_ns: u64) -> bool {
+    /// Shows a finished record to the detectors, then applies policy to it, and says what becomes of it.
+    pub fn review(&mut self, record: &mut CallRecord, now_ns: u64) -> Fate {
         self.detectors.observe(record, &mut self.alerts, now_ns);
-        self.review.keeps(record, now_ns)
+        self.review.judge(record)
     }
 
     /// To be called about once a second, calls or not.

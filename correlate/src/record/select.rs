@@ -110,6 +110,16 @@ impl Selection {
         self
     }
 
+    /// What is chosen beside the fields that every record has, as indices into [`FIELDS`].
+    pub fn optional_fields(&self) -> impl Iterator<Item = usize> {
+        (0..FIELDS.len()).filter(|&field| self.has(field) && !ALWAYS.contains(&FIELDS[field].name))
+    }
+
+    /// Single keys of fields with free keys that are chosen: the field's index and the key.
+    pub fn single_keys(&self) -> &[(usize, String)] {
+        &self.keys
+    }
+
     /// Whether the field of this index into [`FIELDS`] is written.
     #[inline]
     pub(crate) fn has(&self, index: usize) -> bool {
@@ -153,10 +163,15 @@ fn nearest(name: &str) -> Option<&'static str> {
 
 /// The field that `name` is probably meant to be, of those that are `known` here.
 pub fn nearest_of(name: &str, known: impl Fn(&str) -> bool) -> Option<&'static str> {
-    FIELDS
-        .iter()
-        .filter(|field| known(field.name))
-        .map(|field| (distance(name, field.name), field.name))
+    let names = FIELDS.iter().map(|field| field.name);
+    nearest_among(name, names.filter(|name| known(name)))
+}
+
+/// The one that `name` is probably meant to be.
+pub fn nearest_among<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    names
+        .into_iter()
+        .map(|known| (distance(name, known), known))
         .min()
         .filter(|(distance, _)| *distance <= name.len() / 3 + 1)
         .map(|(_, nearest)| nearest)

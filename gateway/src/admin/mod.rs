@@ -36,7 +36,7 @@ use calltap_correlate::exchange::ExternalEntry;
 use calltap_correlate::record::Selection;
 use calltap_correlate::socket::SocketCookie;
 use calltap_policies::admit::Count;
-use calltap_policies::review::Secrets;
+use calltap_policies::review::{RecordCount, Secrets};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -65,6 +65,8 @@ pub(crate) trait Facts: Send + Sync {
     fn upstreams(&self) -> UpstreamsState;
     /// Shows every rule, in order, with what it did.
     fn rules(&self, each: &mut dyn FnMut(Count<'_>));
+    /// Shows every rule about records, in order, with what it did.
+    fn record_rules(&self, each: &mut dyn FnMut(RecordCount<'_>));
     /// Whether calls are welcome, or why not.
     fn ready(&self) -> Result<(), String>;
     /// How many client connections are open.

@@ -300,6 +300,21 @@ pub(super) fn status() -> Operation {
                     },
                 },
             },
+            "record_rules": {
+                "type": "array",
+                "description": "The rules about records in order, with what they did since they were read.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "action": {"enum": ["keep", "drop", "sample", "redact"]},
+                        "dry_run": {"type": "boolean"},
+                        "applied": {"type": "integer", "description": "Records it applied to, or would have."},
+                        "left_out": {"type": "integer", "description": "Those among them that it dropped or left out, or would have."},
+                        "unanswered": {"type": "integer", "description": "Records of which it could not tell."},
+                    },
+                },
+            },
             "denied": {
                 "type": "object",
                 "description": "Of denied addresses; see /api/v1/denied.",
@@ -321,6 +336,13 @@ pub(super) fn status() -> Operation {
                         "additionalProperties": {"type": "integer"},
                     },
                     "untold": {"type": "integer", "description": "Changes that no destination was told of, because too many were waiting."},
+                    "sources": {
+                        "type": "object",
+                        "properties": {
+                            "denied": {"type": "integer", "description": "Sources that alerts denied."},
+                            "spared": {"type": "integer", "description": "Sources that were to be denied, and may not be."},
+                        },
+                    },
                     "destinations": {
                         "type": "array",
                         "items": {

@@ -146,6 +146,8 @@ pub(crate) struct Feed {
     recent: Arc<Recent>,
     metrics: Arc<CallMetrics>,
     batch: Vec<Arc<CallRecord>>,
+    /// Counted, and not shown.
+    left_out: Vec<Arc<CallRecord>>,
 }
 
 impl Feed {
@@ -155,6 +157,7 @@ impl Feed {
             recent,
             metrics,
             batch: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 
@@ -166,8 +169,20 @@ impl Feed {
         }
     }
 
-    /// Shows what has gathered.
+    /// Counts one record that nobody is to see.
+    pub(crate) fn count(&mut self, record: Arc<CallRecord>) {
+        self.left_out.push(record);
+        if self.left_out.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    /// Shows and counts what has gathered.
     pub(crate) fn flush(&mut self) {
+        if !self.left_out.is_empty() {
+            self.metrics.count(&self.left_out);
+            self.left_out.clear();
+        }
         if self.batch.is_empty() {
             return;
         }

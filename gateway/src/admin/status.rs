@@ -72,6 +72,17 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
             "unanswered": count.unanswered,
         }));
     });
+    let mut record_rules = Vec::new();
+    api.facts.record_rules(&mut |count| {
+        record_rules.push(json!({
+            "name": count.rule,
+            "action": count.action,
+            "dry_run": count.dry_run,
+            "applied": count.applied,
+            "left_out": count.left_out,
+            "unanswered": count.unanswered,
+        }));
+    });
     let denied = api.denials.totals();
     Json(json!({
         "service": "calltap",
@@ -83,6 +94,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "sockets": {"client_connections": api.facts.connections()},
         "upstreams": api.facts.upstreams().groups,
         "rules": rules,
+        "record_rules": record_rules,
         "denied": {
             "in_kernel": api.denials.is_in_kernel(),
             "networks": denied.networks,
@@ -122,7 +134,12 @@ fn alerts_state(api: &Api) -> Value {
             says
         })
         .collect();
-    json!({"open": open, "untold": api.board.untold(), "destinations": destinations})
+    json!({
+        "open": open,
+        "untold": api.board.untold(),
+        "sources": BTreeMap::from(api.board.denials()),
+        "destinations": destinations,
+    })
 }
 
 /// `GET /healthz`: the process answers.
@@ -223,23 +240,41 @@ fn records(api: &Api, out: &mut Exposition) {
 fn rules(api: &Api, out: &mut Exposition) {
     let mut family = out.counter(
         "calltap_policy_applied_total",
-        "Calls that a rule allowed, denied, limited or tagged, or would have in a dry run.",
+        "Calls that a rule allowed, denied, limited or tagged, and records that it kept, dropped, sampled or redacted, or would have in a dry run.",
     );
     api.facts.rules(&mut |count| {
-        let labels = [
-            ("rule", count.rule),
-            ("action", count.action),
-            ("dry_run", if count.dry_run { "true" } else { "false" }),
-        ];
+        let labels = labels(count.rule, count.action, count.dry_run);
+        family.add(&labels, count.applied);
+    });
+    api.facts.record_rules(&mut |count| {
+        let labels = labels(count.rule, count.action, count.dry_run);
         family.add(&labels, count.applied);
     });
     let mut family = out.counter(
+        "calltap_policy_left_out_records_total",
+        "Records that a rule dropped or left out when it sampled, or would have in a dry run.",
+    );
+    api.facts.record_rules(&mut |count| {
+        let labels = labels(count.rule, count.action, count.dry_run);
+        if matches!(count.action, "drop" | "sample") {
+            family.add(&labels, count.left_out);
+        }
+    });
+    let mut family = out.counter(
         "calltap_policy_unanswered_total",
-        "Calls of which a rule could not tell, mostly because a field it names is absent.",
+        "Calls and records of which a rule could not tell, mostly because a field it names is absent.",
     );
     api.facts.rules(&mut |count| {
         family.add(&[("rule", count.rule)], count.unanswered);
     });
+    api.facts.record_rules(&mut |count| {
+        family.add(&[("rule", count.rule)], count.unanswered);
+    });
+}
+
+fn labels<'l>(rule: &'l str, action: &'l str, dry_run: bool) -> [(&'l str, &'l str); 3] {
+    let dry_run = if dry_run { "true" } else { "false" };
+    [("rule", rule), ("action", action), ("dry_run", dry_run)]
 }
 
 fn denied(api: &Api, out: &mut Exposition) {
@@ -288,6 +323,13 @@ fn alerts(api: &Api, out: &mut Exposition) {
         "Changes of alerts that no destination was told of, because too many were waiting.",
     )
     .add(&[], api.board.untold());
+    let mut family = out.counter(
+        "calltap_alert_sources_total",
+        "Sources that alerts denied, or were to deny and may not.",
+    );
+    for (outcome, n) in api.board.denials() {
+        family.add(&[("outcome", outcome)], n);
+    }
     let mut family = out.counter(
         "calltap_alert_deliveries_total",
         "What became of messages about alerts; retried counts tries, the others messages.",

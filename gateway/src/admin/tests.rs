@@ -51,6 +51,16 @@ impl Facts for World {
             unanswered: 1,
         });
     }
+    fn record_rules(&self, each: &mut dyn FnMut(RecordCount<'_>)) {
+        each(RecordCount {
+            rule: "usual",
+            action: "sample",
+            dry_run: false,
+            applied: 100,
+            left_out: 99,
+            unanswered: 0,
+        });
+    }
     fn ready(&self) -> Result<(), String> {
         self.ready.clone()
     }
@@ -1036,7 +1046,7 @@ fn status_and_metrics_count_alerts_and_messages() {
     server.alerts().sees(Detector::AuthFailures, 2);
     server.alerts().sees(Detector::Regularity, 2);
     let status = server.get("/api/v1/status").json();
-    expect![[r#"{"destinations":[{"delivered":0,"dropped":0,"name":"on-call","refused":0,"retried":0,"waiting":0,"waiting_bytes":0}],"open":{"critical":2,"info":1,"warning":0},"untold":0}"#]]
+    expect![[r#"{"destinations":[{"delivered":0,"dropped":0,"name":"on-call","refused":0,"retried":0,"waiting":0,"waiting_bytes":0}],"open":{"critical":2,"info":1,"warning":0},"sources":{"denied":0,"spared":0},"untold":0}"#]]
         .assert_eq(&status["alerts"].to_string());
     server.alerts().quiet(60);
     server.alerts().sees(Detector::AuthFailures, 2);
@@ -1159,6 +1169,7 @@ fn the_metrics_keep_their_names() {
         calltap_sink_failing gauge
         calltap_stream_dropped_records_total counter
         calltap_policy_applied_total counter
+        calltap_policy_left_out_records_total counter
         calltap_policy_unanswered_total counter
         calltap_denied_networks gauge
         calltap_denied_packets_total counter
@@ -1167,6 +1178,7 @@ fn the_metrics_keep_their_names() {
         calltap_alerts_open gauge
         calltap_alerts_opened_total counter
         calltap_alerts_untold_total counter
+        calltap_alert_sources_total counter
         calltap_alert_deliveries_total counter
         calltap_alert_messages_waiting gauge
         calltap_alert_spool_bytes gauge

@@ -38,6 +38,8 @@ pub(crate) struct Board {
     changes: Arc<Recent<Told>>,
     opened: [AtomicU64; DETECTORS.len()],
     untold: AtomicU64,
+    denied: AtomicU64,
+    spared: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,8 @@ impl Board {
             changes: Recent::new(CHANGES_MAX),
             opened: [const { AtomicU64::new(0) }; DETECTORS.len()],
             untold: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+            spared: AtomicU64::new(0),
         })
     }
 
@@ -93,6 +97,18 @@ impl Board {
     /// Changes that were told to nobody.
     pub(crate) fn untold(&self) -> u64 {
         self.untold.load(Ordering::Relaxed)
+    }
+
+    /// A source was denied, or was to be and may not be.
+    pub(super) fn count_denial(&self, denied: bool) {
+        let count = if denied { &self.denied } else { &self.spared };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a source was denied, and how often it was to be and may not be, by name.
+    pub(crate) fn denials(&self) -> [(&'static str, u64); 2] {
+        [("denied", &self.denied), ("spared", &self.spared)]
+            .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
     /// How often a detector opened an alert.

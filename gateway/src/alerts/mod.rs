@@ -2,11 +2,13 @@
 //!
 //! The pipeline tells each change to its [`Teller`], which notes it on the [`Board`], where the admin API
 //! reads, and puts it into a bounded queue; it never waits. One thread takes changes out of the queue:
-//! into calltap's log, into the [`spool`] of each [`webhook`], and to [`alertmanager`]s. It has its own
+//! into calltap's log, into the [`spool`] of each [`webhook`], to [`alertmanager`]s, and, where policy says
+//! so, their source among those who are [denied](deny). It has its own
 //! runtime, because it waits for disks and for the servers of others, and sleeps while nothing happens.
 
 mod alertmanager;
 mod board;
+mod deny;
 mod post;
 mod spool;
 mod tally;
@@ -25,9 +27,11 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::config::AlertsConfig;
+use crate::denials::Denials;
 use crate::tail::clean::clean;
 
 use alertmanager::Alertmanager;
+use deny::Denier;
 use spool::Directory;
 use webhook::Webhook;
 
@@ -143,9 +147,11 @@ impl Delivery {
         config: &AlertsConfig,
         link: Link,
         board: Arc<Board>,
+        denials: Arc<Denials>,
         pace: Pace,
     ) -> Result<(Self, Teller), DeliveryError> {
         let link = Arc::new(link);
+        let denier = Denier::new(config.deny.clone(), denials, Arc::clone(&board));
         let webhooks = webhooks(config)?;
         let managers = &config.alertmanager;
         let managers = managers
@@ -165,7 +171,7 @@ impl Delivery {
         let thread = std::thread::Builder::new()
             .name("calltap-alerts".to_owned())
             .spawn(move || {
-                runtime.block_on(deliver(changes, &webhooks.all, &managers, &link, pace));
+                runtime.block_on(deliver(changes, &denier, &webhooks, &managers, &link, pace));
                 runtime.shutdown_timeout(Duration::ZERO);
             })
             .map_err(thread)?;
@@ -231,20 +237,28 @@ fn webhooks(config: &AlertsConfig) -> Result<Webhooks, DeliveryError> {
 
 async fn deliver(
     mut changes: mpsc::Receiver<Arc<Told>>,
-    webhooks: &[Arc<Webhook>],
+    denier: &Denier,
+    webhooks: &Webhooks,
     managers: &[Arc<Alertmanager>],
     link: &Link,
     pace: Pace,
 ) {
+    let Webhooks {
+        all: webhooks,
+        _directory,
+    } = webhooks;
     let mut senders = JoinSet::new();
-    for webhook in webhooks.iter().cloned() {
+    for webhook in webhooks {
+        let webhook = Arc::clone(webhook);
         senders.spawn(async move { webhook.run(pace).await });
     }
-    for manager in managers.iter().cloned() {
+    for manager in managers {
+        let manager = Arc::clone(manager);
         senders.spawn(async move { manager.run(pace).await });
     }
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while changes.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        batch.iter().for_each(|told| denier.consider(told));
         for webhook in webhooks {
             webhook.keep(&batch, link);
         }

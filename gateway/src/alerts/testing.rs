@@ -32,13 +32,13 @@ impl Teller {
 }
 
 impl Pretend {
-    /// No alerts yet.
+    /// No alerts yet. Its time begins ten minutes ago, so that what passes is the past.
     pub(crate) fn new(teller: Teller) -> Self {
         Self {
             alerts: Alerts::new(Terms::default(), 7, &[]),
             teller,
             clock: crate::clock::wall_clock(),
-            now_ns: crate::clock::now_ns(),
+            now_ns: crate::clock::now_ns().saturating_sub(600 * SECOND_NS),
         }
     }
 
@@ -54,10 +54,22 @@ impl Pretend {
         self.sees_of(detector, Subject::client(IpAddr::from([10, 0, 0, client])));
     }
 
+    /// The same of a client that completed a handshake.
+    pub(crate) fn sees_from(&mut self, detector: Detector, client: &str) {
+        let source: IpAddr = client.parse().expect("an address");
+        self.signal(detector, Subject::client(source), Some(source));
+    }
+
     /// A detector sees something of somebody.
     pub(crate) fn sees_of(&mut self, detector: Detector, subject: Subject) {
-        let mut call = CallRecord::default();
-        call.uid = Uuid::from_u128(0xca11);
+        self.signal(detector, subject, None);
+    }
+
+    fn signal(&mut self, detector: Detector, subject: Subject, source: Option<IpAddr>) {
+        let call = CallRecord {
+            uid: Uuid::from_u128(0xca11),
+            ..CallRecord::default()
+        };
         let signal = Signal {
             detector,
             subject,
@@ -65,8 +77,8 @@ impl Pretend {
             observed: 40.0,
             usual: 1.0,
             summary: "40 of 41 calls were refused".to_owned(),
-            since_ns: self.now_ns - SECOND_NS,
-            source: None,
+            since_ns: self.now_ns.saturating_sub(SECOND_NS),
+            source,
             call: Some(&call),
         };
         self.alerts.raise(signal, self.now_ns);

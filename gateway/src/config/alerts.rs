@@ -34,6 +34,7 @@ pub(super) fn alerts(mut section: Section<'_>, defaults: &Defaults<'_>) -> Optio
         .key("webhooks")
         .and_then(|field| webhooks(&field, defaults));
     let alertmanager = section.read("alertmanager", alertmanager);
+    let deny = section.read("deny", deny);
     section.finish();
     Some(AlertsConfig {
         terms: terms?,
@@ -43,6 +44,7 @@ pub(super) fn alerts(mut section: Section<'_>, defaults: &Defaults<'_>) -> Optio
         spool_max_bytes: spool_max_bytes? << 20,
         webhooks: webhooks?,
         alertmanager: alertmanager?,
+        deny: deny?,
     })
 }
 
@@ -158,6 +160,20 @@ fn alertmanager(mut section: Section<'_>) -> Option<AlertmanagerConfig> {
             .map(|(name, url)| reach.clone().to(name, url))
             .collect(),
         resend: resend?,
+    })
+}
+
+fn deny(mut section: Section<'_>) -> Option<AlertsDenyConfig> {
+    let detectors = section
+        .key("detectors")
+        .and_then(|field| field.list(detector));
+    let for_ = section
+        .key("for_s")
+        .and_then(|field| at_least_a_second(&field));
+    section.finish();
+    Some(AlertsDenyConfig {
+        detectors: detectors?,
+        for_: for_?,
     })
 }
 

@@ -11,6 +11,7 @@ mod files;
 mod lists;
 mod policies;
 mod read;
+mod record_rules;
 mod restart;
 mod section;
 mod settings;
@@ -134,9 +135,20 @@ impl Summary {
             }
             lines.push(line);
         }
-        for count in config.policies.counts() {
-            let dry_run = if count.dry_run { ", a dry run" } else { "" };
-            lines.push(format!("rule {}: {}{dry_run}", count.rule, count.action));
+        let rules = config.policies.rules.counts();
+        let rules = rules.map(|count| ("rule", count.rule, count.action, count.dry_run));
+        let records = config.policies.records.counts();
+        let records = records.map(|count| {
+            (
+                "rule about records",
+                count.rule,
+                count.action,
+                count.dry_run,
+            )
+        });
+        for (what, rule, action, dry_run) in rules.chain(records) {
+            let dry_run = if dry_run { ", a dry run" } else { "" };
+            lines.push(format!("{what} {rule}: {action}{dry_run}"));
         }
         for list in config.denials.lists.iter() {
             let count = list.entries.len();
@@ -156,6 +168,12 @@ impl Summary {
         }
         for peer in &config.alerts.alertmanager.peers {
             lines.push(format!("alerts go to {}", peer.name));
+        }
+        let deny = &config.alerts.deny;
+        if !deny.detectors.is_empty() {
+            let names = deny.detectors.iter().map(|detector| detector.info().name);
+            let (names, for_) = (names.collect::<Vec<_>>().join(", "), deny.for_);
+            lines.push(format!("alerts of {names} deny their source for {for_:?}"));
         }
         lines.push(match &config.records.path {
             RecordsPath::File(path) => format!("records go to {}", path.display()),

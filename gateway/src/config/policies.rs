@@ -2,14 +2,16 @@
 //! [`lists`](super::lists) reads the lists of addresses.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use calltap_policies::admit::{AT_ADMISSION, Limiter, OnError, Rate, Rule, Rules, Then};
+use calltap_policies::admit::{AT_ADMISSION, Gate, Limiter, OnError, Rate, Rule, Rules, Then};
 use calltap_policies::expression::{Condition, Key, Mistake};
 
 use super::lists::denials;
 use super::read::{is_name, optional};
+use super::record_rules::record_rules;
 use super::section::{Field, Section};
-use super::settings::{DenialsConfig, ProxyConfig};
+use super::settings::{DenialsConfig, PoliciesConfig, ProxyConfig};
 
 /// Calls in a window, or at once: what a 64-bit clock of nanoseconds tells apart.
 const CALLS_MAX: i64 = 1_000_000_000;
@@ -27,12 +29,13 @@ enum Action {
 pub(super) fn policies(
     mut section: Section<'_>,
     proxy: Option<&ProxyConfig>,
-) -> Option<(Rules, DenialsConfig)> {
+) -> Option<(PoliciesConfig, DenialsConfig)> {
+    // Of both lists together: records and metrics tell rules apart by their names.
+    let mut names = HashSet::new();
     let keys_max = section
         .key("limit_keys_max")
         .and_then(|field| field.count::<usize>(8..=1 << 26));
     let rules = section.key("rules").and_then(|field| {
-        let mut names = HashSet::new();
         let mut complete = true;
         let mut rules = Vec::new();
         for item in field.items()? {
@@ -46,9 +49,17 @@ pub(super) fn policies(
         }
         complete.then_some(rules)
     });
+    let slow = section.key("slow_ms").and_then(|field| field.millis());
+    let records = section
+        .key("records")
+        .and_then(|field| record_rules(&field, slow, &mut names));
     let denials = denials(&mut section, proxy);
     section.finish();
-    Some((Rules::new(rules?), denials?))
+    let policies = PoliciesConfig {
+        rules: Rules::new(rules?),
+        records: Arc::new(records?),
+    };
+    Some((policies, denials?))
 }
 
 fn read<'t>(
@@ -56,23 +67,7 @@ fn read<'t>(
     names: &mut HashSet<&'t str>,
     keys_max: Option<usize>,
 ) -> Option<Rule> {
-    let name = section
-        .need("name", "write name = \"no-strangers\"")
-        .and_then(|field| {
-            let name = field.text()?;
-            if !is_name(name) {
-                field.wrong(
-                    "a rule's name has 1 to 64 letters, digits, ., _ and -".to_owned(),
-                    None,
-                );
-                return None;
-            }
-            if !names.insert(name) {
-                field.wrong(format!("another rule is called {name:?}"), None);
-                return None;
-            }
-            Some(name.to_owned())
-        });
+    let name = rule_name(&mut section, names);
     let when = section
         .need("when", "write when = 'url.path.startsWith(\"/admin\")'")
         .and_then(|field| expression(&field, |text| Condition::read(text, AT_ADMISSION)));
@@ -87,9 +82,7 @@ fn read<'t>(
             ])
         });
     let dry_run = optional(section.get("dry_run"), |field| field.boolean());
-    let on_error = optional(section.get("on_error"), |field| {
-        field.choice(&[("skip", OnError::Skip), ("match", OnError::Match)])
-    });
+    let on_error = on_error(&mut section);
     let then = match action {
         Some(Action::Allow) => Some(Then::Allow),
         Some(Action::Tag) => Some(Then::Tag),
@@ -109,16 +102,60 @@ fn read<'t>(
         when: when?,
         then: then?,
         dry_run: dry_run?.unwrap_or(false),
-        on_error: on_error?.unwrap_or(OnError::Skip),
+        on_error: on_error?,
     })
+}
+
+pub(super) fn rule_name<'t>(
+    section: &mut Section<'t>,
+    names: &mut HashSet<&'t str>,
+) -> Option<String> {
+    let field = section.need("name", "write name = \"no-strangers\"")?;
+    let name = field.text()?;
+    if !is_name(name) {
+        field.wrong(
+            "a rule's name has 1 to 64 letters, digits, ., _ and -".to_owned(),
+            None,
+        );
+        return None;
+    }
+    if !names.insert(name) {
+        field.wrong(format!("another rule is called {name:?}"), None);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+pub(super) fn on_error(section: &mut Section<'_>) -> Option<OnError> {
+    let on_error = optional(section.get("on_error"), |field| {
+        field.choice(&[("skip", OnError::Skip), ("match", OnError::Match)])
+    });
+    Some(on_error?.unwrap_or(OnError::Skip))
 }
 
 fn limit(section: &mut Section<'_>, keys_max: Option<usize>) -> Option<Then> {
     let key = section
         .need("key", "write key = \"client.address\"")
         .and_then(|field| expression(&field, |text| Key::read(text, AT_ADMISSION)));
+    let open_max = optional(section.get("concurrent"), |field| {
+        field.count(1..=CALLS_MAX)
+    });
+    if !matches!(open_max, Some(None)) {
+        for key in ["rate", "burst"] {
+            if let Some(field) = section.get(key) {
+                field.wrong(
+                    "a limit has either concurrent or rate",
+                    "take one of them out, or write two rules".to_owned(),
+                );
+            }
+        }
+        return Some(Then::Concurrent {
+            key: key?,
+            gate: Gate::new(open_max??),
+        });
+    }
     let rate = section
-        .need("rate", "write rate = \"100/minute\"")
+        .need("rate", "write rate = \"100/minute\", or concurrent = 10")
         .and_then(|field| {
             let text = field.text()?;
             let rate = rate(text);
@@ -161,7 +198,10 @@ fn rate(text: &str) -> Option<(u64, u64)> {
         .then_some((calls, window_s))
 }
 
-fn expression<T>(field: &Field<'_>, read: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
+pub(super) fn expression<T>(
+    field: &Field<'_>,
+    read: impl FnOnce(&str) -> Result<T, Mistake>,
+) -> Option<T> {
     read(field.text()?)
         .map_err(|mistake| field.wrong(mistake.to_string(), mistake.remedy))
         .ok()

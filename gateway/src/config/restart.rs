@@ -17,6 +17,8 @@ fn reloads(key: &str) -> bool {
             | "policies.lists"
             | "policies.never_denied"
             | "policies.rules"
+            | "policies.records"
+            | "policies.slow_ms"
             | "defaults.route"
             | "defaults.upstream"
             | "defaults.health"

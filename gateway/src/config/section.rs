@@ -42,7 +42,7 @@ impl Mistakes {
     }
 
     /// All of them in the order of the file, each once: a default that is wrong is read by
-    /// everything that uses it.
+    /// everything that uses it, under the same last name.
     pub(super) fn into_sorted(self) -> Vec<ConfigError> {
         let mut noted = self.noted.into_inner();
         noted.sort_by(|a, b| (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column)));
@@ -50,7 +50,13 @@ impl Mistakes {
         noted.retain(|mistake| {
             let place = mistake.line.zip(mistake.column);
             place.is_none_or(|place| {
-                seen.insert((mistake.origin.clone(), place, mistake.message.clone()))
+                let name = mistake
+                    .key
+                    .rsplit('.')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                seen.insert((mistake.origin.clone(), place, name, mistake.message.clone()))
             })
         });
         noted

@@ -15,6 +15,7 @@ use calltap_policies::admit::Rules;
 use calltap_policies::alert::{Severity, Terms};
 use calltap_policies::detect::Detector;
 use calltap_policies::network::Network;
+use calltap_policies::review::RecordRules;
 use http::{HeaderName, Uri};
 use rustls_pki_types::ServerName;
 
@@ -40,8 +41,8 @@ pub(crate) struct Config {
     pub(crate) admin: Option<AdminConfig>,
     /// Where a call says who makes it.
     pub(crate) consumer: ConsumerConfig,
-    /// Rules about calls before they are forwarded.
-    pub(crate) policies: Rules,
+    /// What policy says of calls and of their records.
+    pub(crate) policies: PoliciesConfig,
     /// Who is denied before there is a call.
     pub(crate) denials: DenialsConfig,
     /// When something unusual becomes an alert, and who is told.
@@ -184,6 +185,15 @@ pub(crate) struct HealthConfig {
     pub(crate) healthy_after: u32,
     /// Failures in a row that take it out.
     pub(crate) unhealthy_after: u32,
+}
+
+/// What policy says.
+#[derive(Debug)]
+pub(crate) struct PoliciesConfig {
+    /// Rules about calls before they are forwarded.
+    pub(crate) rules: Rules,
+    /// Rules about finished records.
+    pub(crate) records: Arc<RecordRules>,
 }
 
 /// Where records go.
@@ -344,6 +354,17 @@ pub(crate) struct AlertsConfig {
     pub(crate) webhooks: Vec<WebhookConfig>,
     /// Who is told what is open.
     pub(crate) alertmanager: AlertmanagerConfig,
+    /// Whose alerts deny their source.
+    pub(crate) deny: AlertsDenyConfig,
+}
+
+/// Alerts that deny their source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlertsDenyConfig {
+    /// Those of these detectors.
+    pub(crate) detectors: Vec<Detector>,
+    /// A source is denied for this long.
+    pub(crate) for_: Duration,
 }
 
 /// A server that alerts are sent to.

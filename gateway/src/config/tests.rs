@@ -418,6 +418,14 @@ when = "true"
 then = "tag"
 status = 404
 on_error = "deny"
+
+[[policies.rules]]
+name = "both"
+when = "true"
+then = "limit"
+key = "client.address"
+rate = "5/second"
+concurrent = 0
 "#;
     check_mistakes(
         &format!("{SMALL}{rules}"),
@@ -433,6 +441,50 @@ on_error = "deny"
             calltap.toml:25:8: policies.rules[2].name: another rule is called "limit"
             calltap.toml:28:1: policies.rules[2].status: unknown key; known here: name, when, then, dry_run, on_error
             calltap.toml:29:12: policies.rules[2].on_error: "deny" is none of "skip", "match"
+            calltap.toml:36:8: policies.rules[3].rate: a limit has either concurrent or rate; take one of them out, or write two rules
+            calltap.toml:37:14: policies.rules[3].concurrent: must be 1 to 1000000000, this is 0
+        "#]],
+    );
+}
+
+#[test]
+fn every_mistake_of_a_rule_about_records_is_told() {
+    let rules = r#"
+[[policies.rules]]
+name = "taken"
+when = "true"
+then = "tag"
+
+[[policies.records]]
+name = "taken"
+when = 'duration_us > 5 && finding == 1'
+then = "omit"
+
+[[policies.records]]
+name = "some"
+when = 'kind == "cal"'
+then = "sample"
+rate = 0.01
+
+[[policies.records]]
+name = "hide"
+when = "true"
+then = "redact"
+fields = ["url.pth", "voucher", "kind"]
+one_in = 5
+"#;
+    check_mistakes(
+        &format!("{SMALL}{rules}"),
+        expect![[r#"
+            calltap.toml:17:8: policies.records[0].name: another rule is called "taken"
+            calltap.toml:18:8: policies.records[0].when: column 20: finding is no field of the record; did you mean findings?
+            calltap.toml:19:8: policies.records[0].then: "omit" is none of "keep", "drop", "sample", "redact"
+            calltap.toml:21:1: policies.records[1].one_in: is missing; write one_in = 100
+            calltap.toml:23:8: policies.records[1].when: column 9: kind is never "cal"; it is one of call, connection, external, progress
+            calltap.toml:25:1: policies.records[1].rate: unknown key; did you mean "name"?
+            calltap.toml:31:11: policies.records[2].fields[0]: the record has no field "url.pth"; did you mean "url.path"?
+            calltap.toml:31:33: policies.records[2].fields[2]: every record has kind
+            calltap.toml:32:1: policies.records[2].one_in: unknown key; known here: name, when, then, dry_run, on_error, fields
         "#]],
     );
 }
@@ -841,6 +893,116 @@ fn h2c_by_default_is_for_plain_listeners() {
         expect![[r#"
         calltap.toml:4:7: listeners[0].h2c: h2c is HTTP/2 without TLS, and this listener has TLS; leave h2c away: ALPN offers h2
     "#]],
+    );
+}
+
+#[test]
+fn alerts_are_configured_with_their_mistakes_named() {
+    use calltap_policies::alert::Terms;
+    use calltap_policies::detect::Detector;
+
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, " s3cret \n# of May").unwrap();
+    let spaced = dir.path().join("spaced");
+    std::fs::write(&spaced, "two words\n").unwrap();
+
+    let alerts = read(SMALL).alerts;
+    assert_eq!(alerts.terms, Terms::default());
+    assert_eq!((alerts.off.len(), alerts.webhooks.len()), (0, 0));
+
+    let alerts = read(&format!(
+        r#"{SMALL}
+[alerts]
+false_per_day = 0.5
+off = ["regularity", "novelty"]
+link = "https://calltap.example.com/tap/"
+[[alerts.webhooks]]
+name = "on-call"
+url = "https://[::1]:8443/hook?key=1"
+secret_file = {secret:?}
+[alerts.alertmanager]
+urls = ["http://127.0.0.1:9093", "http://am.internal/am/"]
+"#
+    ))
+    .alerts;
+    assert_eq!(alerts.terms.false_per_day, 0.5);
+    assert_eq!(alerts.off, [Detector::Regularity, Detector::Novelty]);
+    let link = alerts.link.as_deref();
+    assert_eq!(link, Some("https://calltap.example.com/tap"));
+    let webhook = &alerts.webhooks[0];
+    assert_eq!(webhook.secret.reveal(), b"s3cret");
+    assert_eq!(format!("{:?}", webhook.secret), "Secret(..)");
+    let url = &webhook.destination.url;
+    assert_eq!((url.host(), url.port()), ("::1", 8443));
+    assert_eq!(url.path_and_query(), "/hook?key=1");
+    assert_eq!(url.origin(), "https://[::1]:8443");
+    let peers = alerts.alertmanager.peers.iter();
+    let names: Vec<&str> = peers.map(|peer| peer.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["alertmanager 127.0.0.1:9093", "alertmanager am.internal/am"]
+    );
+
+    check_mistakes(
+        &format!(
+            r#"
+defaults.webhook.secret_file = "x"
+[alerts]
+false_per_day = "few"
+quiet_s = 0
+alerts_max = 5
+off = ["regularty", "everything"]
+link = "calltap.example.com"
+spool_max_mib = 0
+webhook = []
+[[alerts.webhooks]]
+[[alerts.webhooks]]
+name = "a"
+url = "ftp://hooks.example.com/"
+secret_file = "/nonexistent/secret"
+severity = "high"
+[[alerts.webhooks]]
+name = "a"
+url = "http://me:pw@hooks.example.com/"
+secret_file = {secret:?}
+token_file = {spaced:?}
+timeout_ms = 0
+[[alerts.webhooks]]
+name = "b/../c"
+url = "http://hooks.example.com/#here"
+secret_file = {secret:?}
+[alerts.alertmanager]
+urls = ["http://127.0.0.1:9093/api/v2/alerts", "http://am", "http://am/"]
+false_per_day = 1
+{SMALL}"#
+        ),
+        expect![[r#"
+            calltap.toml:2:18: defaults.webhook.secret_file: unknown key; known here: severity, timeout_ms
+            calltap.toml:4:17: alerts.false_per_day: must be a number, this is a text
+            calltap.toml:5:11: alerts.quiet_s: must be at least 1
+            calltap.toml:6:14: alerts.alerts_max: must be 24 to 65536, this is 5
+            calltap.toml:7:8: alerts.off[0]: no detector is named "regularty"; did you mean "regularity"?
+            calltap.toml:7:21: alerts.off[1]: no detector is named "everything"; there are route_rate, route_errors, route_latency, route_size, client_rate, cost_share, object_enumeration, auth_failures, auth_spray, auth_account, unknown_paths, scraping, regularity, sequence, novelty, token_sharing, injection, network_shift, stack_change, slow_request, slow_read, half_open, syn_flood, connection_churn
+            calltap.toml:8:8: alerts.link: "calltap.example.com": this is no http:// or https:// URL
+            calltap.toml:9:17: alerts.spool_max_mib: must be 1 to 1024, this is 0
+            calltap.toml:10:1: alerts.webhook: unknown key; did you mean "webhooks"?
+            calltap.toml:11:1: alerts.webhooks[0].name: is missing; write name = "on-call"
+            calltap.toml:11:1: alerts.webhooks[0].url: is missing; write url = "https://hooks.example.com/calltap"
+            calltap.toml:11:1: alerts.webhooks[0].secret_file: is missing; make one with `openssl rand -hex 32` and name it: the receiver verifies by it
+            calltap.toml:14:7: alerts.webhooks[1].url: "ftp://hooks.example.com/": this is no http:// or https:// URL
+            calltap.toml:15:15: alerts.webhooks[1].secret_file: cannot read /nonexistent/secret: No such file or directory (os error 2)
+            calltap.toml:16:12: alerts.webhooks[1].severity: "high" is none of "info", "warning", "critical"
+            calltap.toml:18:8: alerts.webhooks[2].name: another webhook is called "a"
+            calltap.toml:19:7: alerts.webhooks[2].url: "http://me:pw@hooks.example.com/": a URL here has no user and no password
+            calltap.toml:21:14: alerts.webhooks[2].token_file: a token is visible ASCII without spaces
+            calltap.toml:22:14: alerts.webhooks[2].timeout_ms: must be 1 to 86400000, this is 0
+            calltap.toml:24:8: alerts.webhooks[3].name: a webhook's name has 1 to 64 letters, digits, ., _ and -
+            calltap.toml:25:7: alerts.webhooks[3].url: "http://hooks.example.com/#here": a fragment (#...) is never sent
+            calltap.toml:28:9: alerts.alertmanager.urls[0]: this is more than where an Alertmanager is; write where it is, such as http://127.0.0.1:9093: calltap adds /api/v2/alerts
+            calltap.toml:28:61: alerts.alertmanager.urls[2]: this one is named already
+            calltap.toml:29:1: alerts.alertmanager.false_per_day: unknown key; known here: ca, token_file, severity, timeout_ms, urls, resend_s
+        "#]],
     );
 }
 

@@ -12,7 +12,7 @@ use calltap_correlate::exchange::{
 use calltap_correlate::socket::{
     CallRanges, Counters, Coverage, DirectionTotals, StreamRange, Turns,
 };
-use calltap_policies::admit::{Asked, Head, Limited, Verdict};
+use calltap_policies::admit::{Asked, Head, Limited, Place, Verdict};
 use calltap_tap::Ledger;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
@@ -73,6 +73,8 @@ pub(crate) struct Call {
     upstream: Option<UpstreamUse>,
     /// The tightest limit that it was counted for.
     limited: Option<Limited>,
+    /// Among the calls that are open, as rules count them.
+    _places: Vec<Place>,
     /// Why the gateway answers on its own.
     failure: Option<Failure>,
     /// Why the last attempt failed.
@@ -185,6 +187,7 @@ impl Call {
             tried: SmallVec::new(),
             upstream: None,
             limited: None,
+            _places: Vec::new(),
             failure: None,
             attempt_failure: None,
             request_body_bytes: 0,
@@ -248,7 +251,7 @@ impl Call {
 
     /// What the rules say of it.
     fn admit(&mut self, head: &RequestHeader, path: &str) -> Result<(), Failure> {
-        let rules = &self.setup.config.policies;
+        let rules = &self.setup.config.policies.rules;
         if rules.is_empty() {
             return Ok(());
         }
@@ -262,6 +265,7 @@ impl Call {
         let decision = rules.admit(&known, &mut policy, self.exchange.times.head_read_ns);
         self.exchange.policy = policy;
         self.limited = decision.limit;
+        self._places = decision.places;
         match decision.verdict {
             Verdict::Allow => Ok(()),
             Verdict::Limit => Err(LIMITED),

@@ -25,6 +25,7 @@ use crate::common::{can_tap, wait_for};
 const GATEWAY: &str = "198.51.100.1:8080";
 const BACKEND: &str = "198.51.100.9:9000";
 const ADMIN: &str = "127.0.0.1:9901";
+const PUBLIC_ADMIN: &str = "198.51.100.1:9901";
 
 /// A network namespace with the addresses of a few clients; gone when this is dropped.
 struct OwnNetwork(String);
@@ -86,9 +87,14 @@ fn started(mode: &str, lists: &str) -> (Backend, Calltap) {
 }
 
 fn started_by(launch: Launch, mode: &str, lists: &str) -> (Backend, Calltap) {
+    let top = format!("tap.mode = \"{mode}\"\nadmin.address = \"{ADMIN}\"\n");
+    started_with(launch, &top, lists)
+}
+
+fn started_with(launch: Launch, top: &str, lists: &str) -> (Backend, Calltap) {
     let backend = Backend::on(BACKEND.parse().expect("an address"));
     let config = format!(
-        "tap.mode = \"{mode}\"\nadmin.address = \"{ADMIN}\"\nrecords.connections = \"all\"\n\
+        "{top}records.connections = \"all\"\n\
          [[listeners]]\naddress = \"{GATEWAY}\"\n\
          [[routes]]\nupstream = \"backend\"\n\
          [upstreams.backend]\nendpoints = [\"{BACKEND}\"]\n\
@@ -99,8 +105,12 @@ fn started_by(launch: Launch, mode: &str, lists: &str) -> (Backend, Calltap) {
 
 /// Connects from an address, or not, where nobody answers.
 fn connect_from(from: &str) -> std::io::Result<TcpStream> {
+    connect(from, GATEWAY)
+}
+
+fn connect(from: &str, to: &str) -> std::io::Result<TcpStream> {
     let from: IpAddr = from.parse().expect("an address");
-    let to: SocketAddr = GATEWAY.parse().expect("an address");
+    let to: SocketAddr = to.parse().expect("an address");
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
     sockopt::set_tcp_user_timeout(&socket, 500)?;
@@ -124,10 +134,14 @@ fn is_ignored(from: &str) {
 }
 
 fn ask(method: &str, path: &str, body: &str) -> (u16, Value) {
-    let mut socket = TcpStream::connect(ADMIN).expect("the admin API");
+    let socket = TcpStream::connect(ADMIN).expect("the admin API");
+    ask_over(socket, "", &format!("{method} {path}"), body)
+}
+
+fn ask_over(mut socket: TcpStream, headers: &str, what: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+        "{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     socket.write_all(request.as_bytes()).expect("it reads");
@@ -284,6 +298,32 @@ fn what_is_denied_at_run_time_ends_by_itself_or_is_taken_back() {
 }
 
 #[test]
+fn an_alert_denies_its_source_for_a_time() {
+    in_own_network(|| {
+        let (_backend, calltap) = started(
+            "ebpf",
+            "[alerts.deny]\ndetectors = [\"injection\"]\nfor_s = 3",
+        );
+        drop(call_from("198.51.100.7"));
+        let mut seven = Client::over(connect_from("198.51.100.7").expect("it is answered"));
+        let attack = "GET /bytes/1?q=1%27%20UNION%20SELECT%20password%20FROM%20information_schema \
+                      HTTP/1.1\r\nHost: api.test\r\n\r\n";
+        wait_for("its end", || {
+            let sent = seven.wire().send(attack);
+            let answer = sent.and_then(|()| seven.try_response("GET"));
+            answer.err().map(|error| error.kind())
+        });
+        let said = calltap.wait_said("198.51.100.7/32 is denied for 3s: alert ");
+        assert!(said.contains("alert opened: injection"), "{said}");
+        is_ignored("198.51.100.7");
+        drop(call_from("198.51.100.8"));
+        let (_, status) = ask("GET", "/api/v1/status", "");
+        assert_eq!(status["alerts"]["sources"]["denied"], 1);
+        wait_for("an answer", || connect_from("198.51.100.7").ok());
+    });
+}
+
+#[test]
 fn upstreams_trusted_peers_and_loopback_are_never_denied() {
     in_own_network(|| {
         let (_backend, calltap) = started(
@@ -319,5 +359,29 @@ fn upstreams_trusted_peers_and_loopback_are_never_denied() {
             r#"{"network": "198.51.100.9", "for_s": 60}"#,
         );
         assert_eq!(status, 409, "{refused}");
+    });
+}
+
+#[test]
+fn whoever_showed_the_token_is_never_denied() {
+    in_own_network(|| {
+        let launch = Launch::new();
+        std::fs::write(launch.directory().join("token"), "secret\n").expect("written");
+        let top = format!(
+            "tap.mode = \"ebpf\"\nadmin.address = \"{PUBLIC_ADMIN}\"\nadmin.token_file = \"token\"\n"
+        );
+        let lists = "[[policies.lists]]\nname = \"all\"\nthen = \"deny\"\n\
+                     entries = [\"198.51.100.0/24\"]";
+        let (_backend, _calltap) = started_with(launch, &top, lists);
+        let ask_from = |from: &str, token: &str| {
+            let socket = connect(from, PUBLIC_ADMIN).expect("the admin API denies nobody");
+            let token = format!("Authorization: Bearer {token}\r\n");
+            ask_over(socket, &token, "GET /api/v1/denied", "").0
+        };
+        assert_eq!(ask_from("198.51.100.40", "wrong"), 401);
+        is_ignored("198.51.100.40");
+        assert_eq!(ask_from("198.51.100.41", "secret"), 200);
+        drop(call_from("198.51.100.41"));
+        is_ignored("198.51.100.40");
     });
 }

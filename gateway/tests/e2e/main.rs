@@ -4,6 +4,7 @@
 //! Nothing here sleeps to be on time: what has to happen is waited for, with a deadline that only a
 //! failure reaches. What needs privileges that this run does not have says `SKIPPED` and passes.
 
+mod alerts;
 mod common;
 mod denials;
 mod failures;
@@ -15,6 +16,7 @@ mod policies;
 mod process;
 mod progress;
 mod protocols;
+mod replay;
 mod strict;
 mod tap_modes;
 mod upstreams;

@@ -9,7 +9,7 @@
 //! other.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keys that may stand in one another's way.
 const BUCKET: usize = 8;
@@ -50,6 +50,11 @@ pub struct Stand {
 #[derive(Debug)]
 pub struct Limiter {
     rate: Rate,
+    table: Arc<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
     hasher: RandomState,
     buckets: Box<[Mutex<[Entry; BUCKET]>]>,
 }
@@ -66,9 +71,17 @@ impl Limiter {
         let buckets = keys_max.div_ceil(BUCKET).next_power_of_two();
         Self {
             rate,
-            hasher: RandomState::new(),
-            buckets: (0..buckets).map(|_| Mutex::default()).collect(),
+            table: Arc::new(Table {
+                hasher: RandomState::new(),
+                buckets: (0..buckets).map(|_| Mutex::default()).collect(),
+            }),
         }
+    }
+
+    /// Counts on from where another one with the same rate is, and goes on to be.
+    pub fn continue_from(&mut self, other: &Self) {
+        debug_assert_eq!(self.rate, other.rate);
+        self.table = Arc::clone(&other.table);
     }
 
     /// Its rate.
@@ -80,8 +93,8 @@ impl Limiter {
     pub fn take(&self, key: &str, now_ns: u64) -> Stand {
         let interval = self.rate.interval_ns();
         let burst_ns = interval.saturating_mul(self.rate.burst.max(1));
-        let key = self.hasher.hash_one(key);
-        let mut bucket = self.bucket(key);
+        let key = self.table.hasher.hash_one(key);
+        let mut bucket = self.table.bucket(key);
         let entry = place(&mut bucket, key);
         let full_ns = entry.full_ns.max(now_ns);
         let next_ns = full_ns.saturating_add(interval);
@@ -105,7 +118,9 @@ impl Limiter {
             reset_ns,
         }
     }
+}
 
+impl Table {
     fn bucket(&self, key: u64) -> MutexGuard<'_, [Entry; BUCKET]> {
         let bucket = key as usize & (self.buckets.len() - 1);
         self.buckets[bucket]

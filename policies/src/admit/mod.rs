@@ -4,18 +4,23 @@
 //! that allows or denies ends it; a limit that is not exceeded and a tag do not. What a rule would have
 //! done in a dry run is only noted.
 
+mod concurrent;
 mod head;
 mod limit;
+mod recalled;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use calltap_correlate::exchange::Policy;
 
-use crate::expression::{Condition, Key};
+use crate::expression::{Condition, Facts, Key};
 
+pub use concurrent::{Gate, Place};
 pub use head::{AT_ADMISSION, Asked, Head};
 pub use limit::{Limiter, Rate, Stand};
+pub use recalled::Recalled;
 
 /// What happens to a call before it is forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +32,19 @@ pub enum Verdict {
         /// The HTTP status to answer with.
         status: u16,
     },
-    /// Refuse it with 429: it came too soon.
+    /// Refuse it with 429: it came too soon, or beside too many others.
     Limit,
 }
 
 /// What is decided, and what the caller is to be told of its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Decision {
     /// What happens.
     pub verdict: Verdict,
     /// The limit that is closest to being exceeded, or is.
     pub limit: Option<Limited>,
+    /// To be held until the call is over; of one that is not forwarded, there are none.
+    pub places: Vec<Place>,
 }
 
 /// A limit that applied to a call.
@@ -84,6 +91,13 @@ pub enum Then {
         key: Key,
         /// How many, and who has had how many.
         limiter: Limiter,
+    },
+    /// Refuses calls beyond a number that are open at a time, counted by key.
+    Concurrent {
+        /// By what calls are counted.
+        key: Key,
+        /// How many, and who has how many.
+        gate: Arc<Gate>,
     },
     /// Notes that it applied.
     Tag,
@@ -132,7 +146,7 @@ impl Then {
         match self {
             Self::Allow => "allow",
             Self::Deny { .. } => "deny",
-            Self::Limit { .. } => "limit",
+            Self::Limit { .. } | Self::Concurrent { .. } => "limit",
             Self::Tag => "tag",
         }
     }
@@ -144,6 +158,31 @@ impl Rules {
         let rules = rules.into_iter().map(|rule| (rule, Tally::default()));
         Self {
             rules: rules.collect(),
+        }
+    }
+
+    /// Lets every limit count on that `before` has by the same name with the same key and rate: a reload
+    /// gives nobody new calls. Both may be asked meanwhile.
+    pub fn continue_from(&mut self, before: &Self) {
+        for (rule, _) in &mut self.rules {
+            let Then::Limit { key, limiter } = &mut rule.then else {
+                continue;
+            };
+            let same = before
+                .rules
+                .iter()
+                .find_map(|(other, _)| match &other.then {
+                    Then::Limit {
+                        key: other_key,
+                        limiter,
+                    } if other.name == rule.name && other_key.source() == key.source() => {
+                        Some(limiter)
+                    }
+                    _ => None,
+                });
+            if let Some(same) = same.filter(|same| same.rate() == limiter.rate()) {
+                limiter.continue_from(same);
+            }
         }
     }
 
@@ -163,9 +202,10 @@ impl Rules {
         })
     }
 
-    /// Decides. `policy` receives what the record tells.
-    pub fn admit(&self, head: &Head<'_>, policy: &mut Policy, now_ns: u64) -> Decision {
+    /// Decides. `head` is a [`Head`], or what is [`Recalled`] of one; `policy` receives what the record tells.
+    pub fn admit(&self, head: &dyn Facts, policy: &mut Policy, now_ns: u64) -> Decision {
         let mut tightest: Option<Limited> = None;
+        let mut places = Vec::new();
         for (rule, tally) in &self.rules {
             let applies = rule.when.holds(head).unwrap_or_else(|_| {
                 tally.unanswered.fetch_add(1, Relaxed);
@@ -178,18 +218,23 @@ impl Rules {
                 Then::Tag => None,
                 Then::Allow => Some(Verdict::Allow),
                 Then::Deny { status } => Some(Verdict::Deny { status: *status }),
+                Then::Concurrent { key, gate } => {
+                    let Some(counted) = tally.key(key, head, rule.on_error) else {
+                        continue;
+                    };
+                    if let Some(place) = gate.enter(&counted) {
+                        places.push(place);
+                        continue;
+                    }
+                    if !rule.dry_run {
+                        policy.ratelimit_key = (!key.names_header()).then(|| counted.into_owned());
+                    }
+                    Some(Verdict::Limit)
+                }
                 Then::Limit { key, limiter } => {
                     let shown = !key.names_header();
-                    let key = match key.of(head) {
-                        Ok(key) => key,
-                        Err(_) => {
-                            tally.unanswered.fetch_add(1, Relaxed);
-                            if rule.on_error == OnError::Skip {
-                                continue;
-                            }
-                            // All that do not say who they are share one.
-                            Cow::Borrowed("")
-                        }
+                    let Some(key) = tally.key(key, head, rule.on_error) else {
+                        continue;
                     };
                     let stand = limiter.take(&key, now_ns);
                     let is_tightest = !stand.allowed
@@ -223,15 +268,34 @@ impl Rules {
             {
                 policy.decision = Some(action);
                 policy.reason = Some(rule.name.clone());
+                if verdict != Verdict::Allow {
+                    places.clear();
+                }
                 return Decision {
                     verdict,
                     limit: tightest,
+                    places,
                 };
             }
         }
         Decision {
             verdict: Verdict::Allow,
             limit: tightest,
+            places,
+        }
+    }
+}
+
+impl Tally {
+    /// What a call is counted by; `None` where it does not say so, and the rule does not apply then.
+    fn key<'h>(&self, key: &Key, head: &'h dyn Facts, on_error: OnError) -> Option<Cow<'h, str>> {
+        match key.of(head) {
+            Ok(key) => Some(key),
+            Err(_) => {
+                self.unanswered.fetch_add(1, Relaxed);
+                // All that do not say who they are share one.
+                (on_error == OnError::Match).then_some(Cow::Borrowed(""))
+            }
         }
     }
 }

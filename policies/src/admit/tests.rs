@@ -136,6 +136,34 @@ fn a_key_that_names_a_header_is_not_shown_and_one_without_an_answer_may_be_share
 }
 
 #[test]
+fn a_limit_that_stays_the_same_counts_on_after_a_reload() {
+    let limit = |name: &str, key: &str, quota| {
+        let limiter = Limiter::new(
+            Rate {
+                quota,
+                window_s: 3_600,
+                burst: 1,
+            },
+            64,
+        );
+        let key = Key::read(key, AT_ADMISSION).unwrap();
+        Rules::new(vec![rule(name, "true", Then::Limit { key, limiter })])
+    };
+    let before = limit("one", "client.address", 1);
+    assert_eq!(admitted(&before, "/").0, Verdict::Allow);
+    for (name, key, quota, verdict) in [
+        ("one", "client.address", 1, Verdict::Limit),
+        ("other", "client.address", 1, Verdict::Allow),
+        ("one", "url.path", 1, Verdict::Allow),
+        ("one", "client.address", 2, Verdict::Allow),
+    ] {
+        let mut after = limit(name, key, quota);
+        after.continue_from(&before);
+        assert_eq!(admitted(&after, "/").0, verdict, "{name} {key} {quota}");
+    }
+}
+
+#[test]
 fn the_tightest_limit_is_told() {
     let limit = |quota, burst| Then::Limit {
         key: Key::read("client.address", AT_ADMISSION).unwrap(),
@@ -172,4 +200,36 @@ fn the_tightest_limit_is_told() {
     assert_eq!(limit.stand.retry_ns, 1_000_000_000);
     assert_eq!(policy.matched, ["few:limit"]);
     assert_eq!(policy.decision, Some("limit"));
+}
+
+#[test]
+fn only_so_many_calls_of_a_key_are_open_at_a_time() {
+    let key = || Key::read("client.address", AT_ADMISSION).unwrap();
+    let concurrent = |open_max| Then::Concurrent {
+        key: key(),
+        gate: Gate::new(open_max),
+    };
+    let rules = Rules::new(vec![
+        rule("two", "true", concurrent(2)),
+        rule("no-admin", "url.path == \"/admin\"", DENY),
+    ]);
+    let enter = |path: &str| {
+        let exchange = exchange(path);
+        let head = Head::new(&exchange, path, &Client);
+        let mut policy = Policy::default();
+        (rules.admit(&head, &mut policy, 1), policy)
+    };
+    let (first, policy) = enter("/");
+    assert_eq!(first.verdict, Verdict::Allow);
+    assert!(policy.matched.is_empty(), "{policy:?}");
+    // A call that another rule refuses is not open.
+    assert_eq!(enter("/admin").0.verdict, Verdict::Deny { status: 403 });
+    let (_second, _) = enter("/");
+    let (third, policy) = enter("/");
+    assert_eq!(third.verdict, Verdict::Limit);
+    assert!(third.limit.is_none() && third.places.is_empty());
+    assert_eq!(policy.matched, ["two:limit"]);
+    assert_eq!(policy.ratelimit_key.as_deref(), Some("192.0.2.7"));
+    drop(first);
+    assert_eq!(enter("/").0.verdict, Verdict::Allow);
 }

@@ -11,8 +11,8 @@ use super::population::Habit;
 use super::table::Table;
 use super::{
     auth_account, auth_failures, auth_spray, client_rate, cost_share, injection, network_shift,
-    novelty, object_enumeration, regularity, route_errors, route_latency, route_size, scraping,
-    sequence, stack_change, token_sharing, unknown_paths,
+    novelty, object_enumeration, regularity, route_errors, route_latency, route_rate, route_size,
+    scraping, sequence, stack_change, token_sharing, unknown_paths,
 };
 use crate::alert::{Alerts, Subject};
 
@@ -82,6 +82,7 @@ struct Route {
     objects: object_enumeration::PerRoute,
     auth_failures: auth_failures::PerRoute,
     auth_spray: auth_spray::PerRoute,
+    rate: route_rate::PerRoute,
     errors: route_errors::PerRoute,
     latency: route_latency::PerRoute,
     size: route_size::PerRoute,
@@ -161,6 +162,7 @@ impl Detectors {
         if let Some(route) = &mut route {
             let name = Arc::clone(route.name.get_or_insert_with(|| name(&call, is_unknown)));
             let name = || Subject::Route(Arc::clone(&name));
+            route.rate.count(&call);
             route_errors::observe(&call, &mut route.errors, name, desk);
             route_latency::observe(&call, &mut route.latency, name, desk);
             route_size::observe(&call, &mut route.size, name, desk);
@@ -242,7 +244,17 @@ impl Detectors {
     }
 
     /// Lets those that look at stretches of time look, at most once a second.
-    pub fn tick(&mut self, _alerts: &mut Alerts, _now_ns: u64) {}
+    pub fn tick(&mut self, alerts: &mut Alerts, now_ns: u64) {
+        let now_s = (now_ns / 1_000_000_000) as u32;
+        let mut desk = Desk::new(alerts);
+        for route in self.routes.values_mut() {
+            if let Some(name) = &route.name {
+                let name = || Subject::Route(Arc::clone(name));
+                route_rate::tick(now_s, &mut route.rate, name, &mut desk);
+            }
+        }
+        desk.close(None, now_ns);
+    }
 
     /// Clients, routes and consumers that are known, and how often one found no room.
     pub fn tables(&self) -> [(&'static str, usize, u64); 3] {

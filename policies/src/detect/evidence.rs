@@ -55,6 +55,15 @@ pub(crate) fn log_ratio(happened: bool, attack: f32, usual: f32) -> f32 {
     }
 }
 
+/// What is bet on small ranks or tails, which are even between 0 and 1 in usual traffic: the logarithm of
+/// `κ·u^(κ−1)`, an e-value for any κ below 1 (V. Vovk et al., *Testing Randomness*, 2021: conformal test
+/// martingales with the power calibrator).
+#[inline]
+pub(crate) fn bet(tail: f32) -> f32 {
+    const KAPPA: f32 = 0.3;
+    KAPPA.ln() + (KAPPA - 1.0) * tail.ln()
+}
+
 /// How often something happens, learned with a memory of about `memory` observations and kept in bounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Share {

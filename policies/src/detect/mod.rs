@@ -16,12 +16,15 @@ mod object_enumeration;
 mod regularity;
 mod route_errors;
 mod route_latency;
+mod route_rate;
 mod route_size;
 mod scraping;
 mod sequence;
 mod stack_change;
 mod token_sharing;
 mod unknown_paths;
+
+pub mod series;
 
 mod call;
 mod detectors;

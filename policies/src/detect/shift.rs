@@ -3,9 +3,8 @@
 //! **Idea.** Calls are gathered into points (at least [`POINT_S`] seconds and [`POINT_CALLS`] calls, or
 //! [`POINT_LATE_S`] seconds), for calls that happen together are slow together; a point is their geometric
 //! mean. Its rank among the points that a [`Sketch`] remembers is even between 0 and 1 whatever the
-//! distribution is, as long as it does not change. Low ranks are bet on: `κ·u^(κ−1)` is an e-value for any
-//! κ below 1 (V. Vovk et al., *Testing Randomness*, 2021, conformal test martingales with the power
-//! calibrator), and its logarithms gather as [`Evidence`].
+//! distribution is, as long as it does not change. Low ranks are [`bet`] on, and what that wins gathers as
+//! [`Evidence`].
 //!
 //! A shift has to matter: a point is ranked after it was divided by [`MATTERS`].
 //!
@@ -15,10 +14,9 @@
 //! **When it is wrong.** Where traffic alternates between two kinds with long stretches of each, until both
 //! are known.
 
-use super::evidence::Evidence;
+use super::evidence::{Evidence, bet};
 use super::sketch::Sketch;
 
-const KAPPA: f32 = 0.3;
 const MATTERS: f32 = 1.6;
 const POINT_S: u32 = 1;
 const POINT_CALLS: u32 = 8;
@@ -103,7 +101,6 @@ impl Shift {
             self.points.learn(point);
             return None;
         }
-        let bet = |rank: f32| KAPPA.ln() + (KAPPA - 1.0) * rank.ln();
         let above = self.points.share_above((point / MATTERS).max(floor));
         let gathering = !self.up.is_none() || downward && !self.down.is_none();
         if !gathering {

@@ -112,6 +112,11 @@ impl<V: Default> Table<V> {
         self.values.get_mut(entry.value as usize - 1)
     }
 
+    /// The value of each key it holds, in no order.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.values.iter_mut()
+    }
+
     /// Keys it holds.
     pub(crate) fn len(&self) -> usize {
         self.values.len()

@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use calltap_correlate::record::{FIELDS, ValueKind, nearest_of};
+use calltap_correlate::record::{FIELDS, ValueKind, nearest_among, nearest_of};
 use cel::Program;
 use cel::common::ast::{
-    CallExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue, SelectExpr, SourceInfo,
-    operators,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue,
+    SelectExpr, SourceInfo, operators,
 };
 use regex::Regex;
 
@@ -125,10 +125,18 @@ fn parse(source: &str) -> Result<Program, Mistake> {
         let before = source.split_inclusive('\n').take(lines_before);
         let before: usize = before.map(|line| line.chars().count()).sum();
         let column = before + usize::try_from(column).unwrap_or(1).max(1);
-        match first.msg.contains("Recursion limit") {
-            true => wrong(1, "is nested too deeply".to_owned()),
-            false => wrong(column, format!("is no expression: {}", first.msg)),
+        if first.msg.contains("Recursion limit") {
+            return wrong(1, "is nested too deeply".to_owned());
         }
+        if first.msg.contains("argument to has()") {
+            let message = "has() takes a field with a dot in its name".to_owned();
+            let remedy = "a number that is there is >= 0, a text has size() >= 0".to_owned();
+            return Mistake {
+                remedy: Some(remedy),
+                ..wrong(column, message)
+            };
+        }
+        wrong(column, format!("is no expression: {}", first.msg))
     })?;
     match is_too_deep(program.expression()) {
         true => Err(wrong(1, "is nested too deeply".to_owned())),
@@ -207,6 +215,12 @@ const FUNCTIONS: &[&str] = &[
     "dyn",
 ];
 
+/// What the parser makes something else of.
+const MACROS: [&str; 6] = ["has", "exists", "exists_one", "all", "map", "filter"];
+
+/// Conditions that an expression's lists are written out to. More are interpreted.
+const WRITTEN_OUT_MAX: usize = 1_000;
+
 /// What is known here, and not to the interpreter.
 const OURS: [&str; 3] = ["lowerAscii", "cidr", "containsIP"];
 
@@ -218,6 +232,7 @@ struct Reader<'p> {
     info: &'p SourceInfo,
     known: Known,
     names_header: Cell<bool>,
+    written_out: Cell<usize>,
 }
 
 /// What a chain of names stands for.
@@ -234,6 +249,7 @@ impl<'p> Reader<'p> {
             info,
             known,
             names_header: Cell::new(false),
+            written_out: Cell::new(0),
         }
     }
 
@@ -276,9 +292,8 @@ impl<'p> Reader<'p> {
                     None => Err(Refusal::Unknown),
                 }
             }
-            Expr::Unspecified | Expr::Comprehension(_) | Expr::Map(_) | Expr::Struct(_) => {
-                Err(Refusal::Unknown)
-            }
+            Expr::Comprehension(each) => self.written_out(each),
+            Expr::Unspecified | Expr::Map(_) | Expr::Struct(_) => Err(Refusal::Unknown),
         }
     }
 
@@ -360,7 +375,8 @@ impl<'p> Reader<'p> {
             ValueKind::Boolean => {
                 Typed::Boolean(Box::new(move |facts| facts.boolean(field).ok_or(absent)))
             }
-            ValueKind::List(ValueKind::Text) => {
+            // Of objects those that name them, such as the detectors of findings.
+            ValueKind::List(ValueKind::Text | ValueKind::Object(_)) => {
                 Typed::List(Box::new(move |facts| facts.list(field).ok_or(absent)))
             }
             ValueKind::Text
@@ -390,7 +406,10 @@ impl<'p> Reader<'p> {
             Typed::Boolean(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
             Typed::Integer(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
             Typed::Text(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
-            Typed::List(code) => Box::new(move |facts| Ok(code(facts).is_ok())),
+            // As CEL has it of repeated fields.
+            Typed::List(code) => {
+                Box::new(move |facts| Ok(code(facts).is_ok_and(|list| !list.is_empty())))
+            }
         };
         Ok(Typed::Boolean(code))
     }
@@ -487,6 +506,57 @@ impl<'p> Reader<'p> {
             ),
             _ => Err(Refusal::Unknown),
         }
+    }
+
+    /// `["a", "b"].exists(x, condition)` and `all`: the condition for each element, joined.
+    fn written_out(&self, each: &ComprehensionExpr) -> Lowered<Typed> {
+        let Expr::List(list) = &each.iter_range.expr else {
+            return Err(Refusal::Unknown);
+        };
+        let (Expr::Literal(LiteralValue::Boolean(init)), Expr::Call(step)) =
+            (&each.accu_init.expr, &each.loop_step.expr)
+        else {
+            return Err(Refusal::Unknown);
+        };
+        // What ends it: one that holds, or one that does not.
+        let decides = !*init.inner();
+        let joins = match decides {
+            true => operators::LOGICAL_OR,
+            false => operators::LOGICAL_AND,
+        };
+        let is_accumulated =
+            |expr: &IdedExpr| matches!(&expr.expr, Expr::Ident(name) if *name == each.accu_var);
+        let [accumulated, condition] = step.args.as_slice() else {
+            return Err(Refusal::Unknown);
+        };
+        let is_plain = step.func_name == joins
+            && is_accumulated(accumulated)
+            && is_accumulated(&each.result)
+            && each.iter_var2.is_none()
+            && !list.elements.is_empty()
+            && list.elements.iter().all(is_literal);
+        let written_out = self.written_out.get() + list.elements.len();
+        if !is_plain || written_out > WRITTEN_OUT_MAX {
+            return Err(Refusal::Unknown);
+        }
+        self.written_out.set(written_out);
+        let conditions = list.elements.iter().map(|element| {
+            let mut condition = condition.clone();
+            put(element, &each.iter_var, &mut condition);
+            self.boolean(&condition)
+        });
+        let conditions = conditions.collect::<Result<Vec<Code<bool>>, _>>()?;
+        Ok(Typed::Boolean(Box::new(move |facts| {
+            let mut answer = Ok(!decides);
+            for condition in &conditions {
+                match condition(facts) {
+                    Ok(holds) if holds == decides => return Ok(decides),
+                    Ok(_) => {}
+                    Err(error) => answer = Err(error),
+                }
+            }
+            answer
+        })))
     }
 
     fn boolean(&self, expr: &IdedExpr) -> Result<Code<bool>, Mistake> {
@@ -596,7 +666,10 @@ impl<'p> Reader<'p> {
             return Ok(());
         }
         let message = format!("{name} is never {word:?}");
-        let remedy = format!("it is one of {}", words.join(", "));
+        let remedy = match nearest_among(&word, words.iter().copied()) {
+            Some(nearest) => format!("did you mean {nearest:?}?"),
+            None => format!("it is one of {}", words.join(", ")),
+        };
         Err(self.mistake(literal, message, Some(remedy)).into())
     }
 
@@ -740,6 +813,11 @@ impl<'p> Reader<'p> {
         let network: Network = prefix.parse().map_err(|why: BadNetwork| {
             self.mistake(network, format!("{prefix:?}: {why}"), Some(why.remedy()))
         })?;
+        if let Some(literal) = text_literal(address)
+            && literal.parse::<IpAddr>().is_err()
+        {
+            return self.wrong(address, format!("{literal:?} is no address"));
+        }
         let address = self.text(address)?;
         Ok(Typed::Boolean(Box::new(move |facts| {
             let address: Result<IpAddr, _> = address(facts)?.parse();
@@ -823,10 +901,9 @@ impl<'p> Reader<'p> {
             let message = format!("{name} cannot be used within a list, a map or a macro");
             return Err(self.mistake(at, message, None));
         }
-        let mut known = FUNCTIONS.iter().chain(&OURS);
-        let same = known.find(|known| known.eq_ignore_ascii_case(name));
-        let remedy = match same {
-            Some(same) => format!("did you mean {same}?"),
+        let known = FUNCTIONS.iter().chain(&OURS).chain(&MACROS).copied();
+        let remedy = match nearest_among(name, known) {
+            Some(nearest) => format!("did you mean {nearest}?"),
             None => format!("known are {}, {}", OURS.join(", "), FUNCTIONS.join(", ")),
         };
         Err(self.mistake(at, format!("there is no function {name}"), Some(remedy)))
@@ -850,6 +927,49 @@ fn dotted(expr: &IdedExpr) -> Option<String> {
 
 fn selected(select: &SelectExpr) -> Option<String> {
     Some(format!("{}.{}", dotted(&select.operand)?, select.field))
+}
+
+/// Puts `value` wherever `expr` has that name.
+fn put(value: &IdedExpr, name: &str, expr: &mut IdedExpr) {
+    let mut put = |part: &mut IdedExpr| put(value, name, part);
+    match &mut expr.expr {
+        Expr::Ident(other) if other == name => *expr = value.clone(),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+        Expr::Select(select) => put(&mut select.operand),
+        Expr::Call(call) => {
+            call.target.as_deref_mut().into_iter().for_each(&mut put);
+            call.args.iter_mut().for_each(put);
+        }
+        Expr::List(list) => list.elements.iter_mut().for_each(put),
+        Expr::Map(map) => map
+            .entries
+            .iter_mut()
+            .for_each(|entry| put_into(entry, put)),
+        Expr::Struct(object) => object
+            .entries
+            .iter_mut()
+            .for_each(|entry| put_into(entry, put)),
+        Expr::Comprehension(each) => {
+            put(&mut each.iter_range);
+            put(&mut each.accu_init);
+            // The same name means something else below.
+            if each.iter_var != name && each.iter_var2.as_deref() != Some(name) {
+                put(&mut each.loop_cond);
+                put(&mut each.loop_step);
+                put(&mut each.result);
+            }
+        }
+    }
+}
+
+fn put_into(entry: &mut IdedEntryExpr, mut put: impl FnMut(&mut IdedExpr)) {
+    match &mut entry.expr {
+        EntryExpr::MapEntry(entry) => {
+            put(&mut entry.key);
+            put(&mut entry.value);
+        }
+        EntryExpr::StructField(field) => put(&mut field.value),
+    }
 }
 
 fn is_literal(expr: &IdedExpr) -> bool {

@@ -2,8 +2,9 @@
 //!
 //! The `cel` crate parses. What it does not do is done here: names and types are checked against the
 //! record's schema when the configuration is read, and what remains is compiled to typed closures,
-//! which ask for the fields they name and for no other. What closures do not know (comprehensions, maps,
-//! lists that are computed) is interpreted by the crate, with the fields it names: as little of an
+//! which ask for the fields they name and for no other; `exists` and `all` over a list that is written out
+//! are as many closures as it has elements. What closures do not know (other comprehensions, maps, lists
+//! that are computed) is interpreted by the crate, with the fields it names: as little of an
 //! expression as is true or false.
 //!
 //! A field that is absent makes the expression err, as CEL has it: `a || b` is still true where one of
@@ -25,7 +26,7 @@ pub trait Facts {
     fn integer(&self, field: usize) -> Option<i64>;
     /// A truth value.
     fn boolean(&self, field: usize) -> Option<bool>;
-    /// A list of texts.
+    /// A list of texts; empty, not absent, where it is known that there are none.
     fn list(&self, field: usize) -> Option<Vec<Cow<'_, str>>>;
     /// One key of a field with free keys, such as a request header.
     fn key(&self, field: usize, key: &str) -> Option<Cow<'_, str>>;
@@ -111,6 +112,11 @@ impl Key {
             run,
             names_header,
         })
+    }
+
+    /// As it was written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether it names a header, which may be a secret.

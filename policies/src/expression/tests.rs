@@ -105,6 +105,20 @@ fn conditions_say_what_cel_says() {
         r#"[1].exists(one, one == 1) && http.request.header["x-tenant"] == "blue""#,
         r#"cidr("192.0.2.0/24").containsIP(client.address) && [true].all(one, one)"#,
         r#"cidr("::ffff:192.0.2.0/120").containsIP(client.address)"#,
+        r#"cidr("192.0.2.0/24").containsIP("192.0.2.9")"#,
+        // Written out.
+        r#"["/a", "/orders"].exists(prefix, url.path.startsWith(prefix))"#,
+        r#"!["/a", "/b"].exists(prefix, url.path.startsWith(prefix))"#,
+        r#"["/", "/o"].all(prefix, url.path.startsWith(prefix))"#,
+        r#"!["/", "/a"].all(prefix, url.path.startsWith(prefix))"#,
+        r#"[500, 503].exists(status, http.response.status_code == status)"#,
+        r#"["GET", "POST"].exists(m, ["/a", "/orders/7"].exists(p, http.request.method == m && url.path == p))"#,
+        r#"["a", "POST"].exists(x, ["b"].all(x, x == "b") && http.request.method == x)"#,
+        r#"["blue"].exists(tenant, http.request.header["x-tenant"] == tenant)"#,
+        r#"["10.0.0.0/8", "192.0.2.0/24"].exists(net, cidr(net).containsIP(client.address))"#,
+        r#"["Post"].exists(method, method.lowerAscii() == http.request.method.lowerAscii())"#,
+        r#"[false, true].exists(flag, flag == upstream.reused)"#,
+        r#"["POST"].map(m, m).exists(m, m == http.request.method)"#,
     ] {
         check(source, Ok(true));
     }
@@ -123,6 +137,15 @@ fn what_is_absent_has_no_answer_unless_the_rest_decides() {
     check(
         "[1].exists(one, one > client.tcp.min_rtt_us)",
         Err(Unanswered::Absent(absent)),
+    );
+    // As `||` and `&&` have it of each of them.
+    check(
+        "[1, 300000].exists(one, one > (one == 1 ? client.tcp.min_rtt_us : client.tcp.rtt_us))",
+        Ok(true),
+    );
+    check(
+        "[1, 3].all(one, one > (one == 1 ? client.tcp.min_rtt_us : client.tcp.rtt_us))",
+        Ok(false),
     );
     check("client.tcp.rtt_us / 0 > 1", Err(Unanswered::Failed));
 }
@@ -168,6 +191,12 @@ fn mistakes_are_found_before_any_call_comes() {
         "client.tcp.rt_us is no field of the record",
         Some("did you mean client.tcp.rtt_us?"),
     );
+    wrong(
+        "url.path == \"/\" && has(delivered_us)",
+        24,
+        "has() takes a field with a dot in its name",
+        Some("a number that is there is >= 0, a text has size() >= 0"),
+    );
     wrong("duration_us > 5", 1, "duration_us is not known yet", None);
     wrong(
         "client.tcp.rtt_us",
@@ -185,7 +214,7 @@ fn mistakes_are_found_before_any_call_comes() {
         "kind == \"cal\"",
         9,
         "kind is never \"cal\"",
-        Some("it is one of call, connection, external, progress"),
+        Some("did you mean \"call\"?"),
     );
     wrong(
         "url.path.matches(\"(\")",
@@ -223,19 +252,49 @@ fn mistakes_are_found_before_any_call_comes() {
         );
         assert_eq!(mistake.remedy.as_deref(), Some("did you mean startsWith?"));
     }
+    for (source, remedy) in [
+        (r#"url.path.beginsWith("/a")"#, "did you mean endsWith?"),
+        (r#"url.path.match("/a")"#, "did you mean matches?"),
+        (
+            r#"response.flags.exist(one, one == "a")"#,
+            "did you mean exists?",
+        ),
+        (
+            r#"kind in ["call", "conection"]"#,
+            "did you mean \"connection\"?",
+        ),
+        (
+            r#"kind == "dream""#,
+            "it is one of call, connection, external, progress",
+        ),
+        (
+            r#"url.path.replaceAll("a", "b")"#,
+            "known are lowerAscii, cidr, containsIP, size, contains, startsWith, endsWith, matches, int, uint, double, string, bytes, type, dyn",
+        ),
+    ] {
+        assert_eq!(mistake(source).remedy.as_deref(), Some(remedy), "{source}");
+    }
     for (source, message) in [
         ("[1, 2]", "gives a list, and is to give a truth value"),
         (
-            r#"[1].exists(one, http.request.header["x"] == "1")"#,
+            r#"response.flags.exists(one, http.request.header["x"] == one)"#,
             "http.request.header stands beside a list, a map or a macro, where it cannot be asked for",
         ),
         (
-            r#"["A"].exists(one, one.lowerAscii() == url.path)"#,
+            r#"response.flags.exists(one, one.lowerAscii() == url.path)"#,
             "lowerAscii cannot be used within a list, a map or a macro",
         ),
         (
             r#"{"a": url.pth}["a"] == "/""#,
             "url.pth is no field of the record",
+        ),
+        (
+            r#"cidr("10.0.0.0/8").containsIP("banana")"#,
+            "\"banana\" is no address",
+        ),
+        (
+            r#"["/a"].exists(one, one > client.tcp.rtt_us)"#,
+            "a text and a number cannot be ordered",
         ),
         (
             r#"cidr("10.0.0.0/8", "b").containsIP(client.address)"#,

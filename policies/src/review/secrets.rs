@@ -76,6 +76,11 @@ impl Secrets {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Whether values of this name are hidden.
     pub fn names(&self, name: &str) -> bool {
         self.names.contains(&folded(name))

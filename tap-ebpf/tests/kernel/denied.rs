@@ -111,7 +111,7 @@ fn both_protocols_are_denied_on_one_listener() {
     let Some(tapped) = tapped(64) else { return };
     in_own_network(|| {
         for address in ["fd00::2/128", "fd00:1::2/128", "fd00::3/128"] {
-            run("ip", &["addr", "add", address, "dev", "lo", "nodad"]);
+            run("ip", &["addr", "add", address, "dev", "lo"]);
         }
         let listener = tapped.listen(ANY_V6);
         deny(&tapped.tap, &["127.0.0.2/32", "fd00::2/128", "fd00:1::/32"]);

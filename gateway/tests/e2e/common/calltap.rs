@@ -172,6 +172,14 @@ impl Calltap {
         self.listeners[0]
     }
 
+    /// Where its admin API listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let said = self.wait_said("admin API on http://");
+        let (_, after) = said.split_once("admin API on http://").expect("it says");
+        let address = after.split_whitespace().next().expect("an address");
+        address.parse().expect("an address")
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
@@ -233,6 +241,16 @@ impl Calltap {
         // They are written in the order in which they settled.
         records.sort_by(|a, b| a.text("timestamp").cmp(b.text("timestamp")));
         records
+    }
+
+    /// As [`finish`](Self::finish), and leaves the directory with what was written.
+    pub(crate) fn finish_in(mut self, n: usize) -> TempDir {
+        self.records(n);
+        self.signal(Signal::TERM);
+        let ended = self.ended();
+        assert!(ended.status.success(), "{ended:?}");
+        let elsewhere = TempDir::new().expect("a directory");
+        std::mem::replace(&mut self.directory, elsewhere)
     }
 
     /// As [`finish`](Self::finish), with exactly one record.

@@ -1,0 +1,8 @@
+//! `loadtest detect`: does what is unusual raise an alert, and nothing else?
+//!
+//! [`series`] scores the model of one number over time on labelled series of others, with [`vus`] and
+//! [`nab`].
+
+pub mod nab;
+pub mod series;
+pub mod vus;
