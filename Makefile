@@ -46,8 +46,10 @@ fingerprints: ## Compare the fingerprints in records with those that p0f and a c
 detect: ## Attack calltap with real tools among many who mean well and score its alerts; writes docs/detection.md (about an hour; KPI=DIR NAB=DIR score labelled series, too)
 	@scripts/bootstrap --test --detect
 	cargo build --profile quick -p calltap -p calltap-loadtest
-	cargo run --profile quick -p calltap-loadtest -- detect tools --write docs/detection.md
-	$(if $(and $(KPI),$(NAB)),cargo run --profile quick -p calltap-loadtest -- detect series --kpi $(KPI) --nab $(NAB))
+	failed=0; \
+	cargo run --profile quick -p calltap-loadtest -- detect tools --write docs/detection.md || failed=1; \
+	$(if $(and $(KPI),$(NAB)),cargo run --profile quick -p calltap-loadtest -- detect series --kpi $(KPI) --nab $(NAB) || failed=1;) \
+	exit $$failed
 
 kernels: ## Run the tap's tests and checked calls on Linux 6.1, 6.12, this one and one too old; writes docs/truth.md
 	@scripts/bootstrap --test --kernels

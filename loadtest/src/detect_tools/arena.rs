@@ -115,7 +115,7 @@ impl Arena {
         };
         let gateway = &arena.gateway;
         gateway.ip(&["addr", "add", &format!("{FRONT}/32"), "dev", "lo"])?;
-        // A flood fills the table of half-open connections, not the log.
+        // Packets with forged sources come in where an answer would not go out.
         for (name, value) in [
             ("ipv4.conf.all.rp_filter", "0"),
             ("ipv4.conf.default.rp_filter", "0"),

@@ -124,8 +124,8 @@ impl Connection {
         self.is_over
     }
 
-    /// Sends a request and reads the whole answer. The status.
-    pub async fn call(&mut self, request: &Request) -> io::Result<u16> {
+    /// Sends a request and reads the whole answer.
+    pub async fn call(&mut self, request: &Request) -> io::Result<()> {
         let Request {
             method,
             target,
@@ -143,9 +143,8 @@ impl Connection {
         text += body;
         timeout(ANSWER_MAX, async {
             self.stream.write_all(text.as_bytes()).await?;
-            let (status, length) = self.answer_head().await?;
-            self.skip(length, &mut Vec::new()).await?;
-            Ok(status)
+            let length = self.answer_head().await?;
+            self.skip(length, &mut Vec::new()).await
         })
         .await?
     }
@@ -199,7 +198,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn answer_head(&mut self) -> io::Result<(u16, u64)> {
+    async fn answer_head(&mut self) -> io::Result<u64> {
         let head = self.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Response::new(&mut headers);
@@ -210,7 +209,7 @@ impl Connection {
             name == "connection" && value.eq_ignore_ascii_case("close")
         };
         self.is_over = headers.iter().any(close);
-        Ok((parsed.code.unwrap_or_default(), length))
+        Ok(length)
     }
 
     async fn head(&mut self) -> io::Result<Option<Vec<u8>>> {

@@ -158,7 +158,7 @@ fn play(calltap: &Path, asked: Asked) -> anyhow::Result<Vec<Seen>> {
 pub fn kept(directory: &Path) -> anyhow::Result<Vec<Seen>> {
     let mut runs = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let file = entry?.path().join("seen.json");
+        let file = entry?.path().join(stage::SEEN);
         if file.is_file() {
             let text = fs::read(&file)?;
             let seen = serde_json::from_slice(&text);

@@ -31,6 +31,8 @@ pub struct Replayed {
     pub told: Vec<String>,
     /// What the policies took of a record, ns.
     pub policies_ns: f64,
+    /// What the process held at most, KiB.
+    pub memory_kib: u64,
 }
 
 /// Makes up `calls` calls and replays them.
@@ -56,6 +58,7 @@ pub fn replay(
         .with_context(|| calltap.display().to_string())?;
     let input = child.stdin.take().context("no standard input")?;
     let output = child.stdout.take().context("no standard output")?;
+    let pid = child.id();
     let child = Arc::new(Mutex::new(child));
     let guarded = child.clone();
     let _guard = Guard::new(move || {
@@ -68,7 +71,9 @@ pub fn replay(
     let written = thread::scope(|scope| {
         let writing = scope.spawn(move || {
             let mut input = BufWriter::with_capacity(1 << 20, input);
-            made_up::write(templates, calls, seed, &mut input)
+            let written = made_up::write(templates, calls, seed, &mut input)?;
+            // It is there for as long as its input is open.
+            anyhow::Ok((written, memory_kib(pid)?))
         });
         for line in BufReader::new(output).lines() {
             summed |= replayed.take(&line?)?;
@@ -83,8 +88,9 @@ pub fn replay(
         .wait()?;
     let said = fs::read_to_string(scratch.path().join("stderr"))?;
     match written {
-        Ok(written) if status.success() && summed => {
+        Ok((written, memory_kib)) if status.success() && summed => {
             replayed.days = written.days;
+            replayed.memory_kib = memory_kib;
             Ok(replayed)
         }
         Err(error) if status.success() => Err(error),
@@ -92,11 +98,20 @@ pub fn replay(
     }
 }
 
+/// The most that a process ever held.
+fn memory_kib(pid: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.and_then(|most| most.trim().strip_suffix(" kB")?.parse().ok());
+    most.context("the process does not say what it held")
+}
+
 impl Replayed {
     /// Takes in a line of what the replay prints; `true` for the last one, the summary.
     fn take(&mut self, line: &str) -> anyhow::Result<bool> {
         let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
-        if let Some(summary) = line.get("summary") {
+        // An alert has one, too, of words.
+        if let Some(summary @ Value::Object(_)) = line.get("summary") {
             let number = |name: &str| summary[name].as_f64();
             self.calls = summary["calls"].as_u64().context("no number of calls")?;
             self.policies_ns = number("policies_ns_per_record").context("no time of policies")?;

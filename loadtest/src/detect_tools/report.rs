@@ -217,18 +217,24 @@ impl Outcome {
         let hostile: u64 = self.runs.iter().map(|(seen, _)| seen.hostile).sum();
         let unanswered: u64 = self.runs.iter().map(|(seen, _)| seen.unanswered).sum();
         let replayed = self.replayed.as_ref().map_or(0, |replayed| replayed.calls);
-        let mut text = format!(
-            "{} events in {} runs among {} calls of those who mean well ({} of them got no answer; attackers \
-             made {hostile}). ",
-            self.total.events,
-            self.runs.len(),
-            self.benign - replayed,
-            unanswered,
-        );
+        let mut text = String::new();
+        if !self.runs.is_empty() {
+            text += &format!(
+                "{} events in {} runs among {} calls of those who mean well ({unanswered} of them got no \
+                 answer; attackers made {hostile}). ",
+                self.total.events,
+                self.runs.len(),
+                self.benign - replayed,
+            );
+        }
         if let Some(replayed) = &self.replayed {
             text += &format!(
-                "{} calls of {:.1} days were made up from real records and replayed; policies took {:.0} ns of each. ",
-                replayed.calls, replayed.days, replayed.policies_ns
+                "{} calls of {:.1} days were made up from real records and replayed; policies took {:.0} ns of \
+                 each, and the process held {} MiB at most. ",
+                replayed.calls,
+                replayed.days,
+                replayed.policies_ns,
+                replayed.memory_kib / 1024
             );
         }
         text += &format!(

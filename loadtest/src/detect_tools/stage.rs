@@ -10,14 +10,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::alerts::{self, Sighting, Watcher};
 use super::api::{self, DEPLOYED, Fault, Faults, ROUTES};
@@ -33,6 +32,14 @@ use crate::lab::Namespace;
 
 /// How often alerts are read.
 const LOOK: Duration = Duration::from_millis(250);
+/// Alerts that cannot be read for so long are a failure.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// A gateway that is not at rest by then has lost a call.
+const REST_MAX: Duration = Duration::from_secs(45);
+/// The file of a kept run that is judged again.
+pub const SEEN: &str = "seen.json";
+/// An event and the pause after it, on average.
+const EVENT: Duration = Duration::from_secs(19);
 /// Between two events of a lane.
 const PAUSE: Duration = Duration::from_secs(4);
 /// How long a program has to end itself when told to.
@@ -78,8 +85,6 @@ pub struct Seen {
     pub unanswered: u64,
     /// What could not be done or read.
     pub failures: Vec<String>,
-    /// What calltap says of itself at the end.
-    pub status: Value,
 }
 
 /// Plays one run.
@@ -90,113 +95,41 @@ pub fn play(wanted: &Wanted<'_>, seed: u64) -> anyhow::Result<Seen> {
     let _api = api::serve(&arena, faults.clone(), seed)?;
     let gateway = Gateway::start(&setup(wanted.calltap, &arena))?;
     let lanes = lanes(wanted, seed);
-    let rest = |lane: &[(&Kind, Intensity)]| PAUSE * u32::try_from(lane.len()).unwrap_or(0);
-    let guess =
-        |lane: &[(&Kind, Intensity)]| rest(lane) + Duration::from_secs(15) * lane.len() as u32;
-    let attacks = lanes
-        .iter()
-        .map(|lane| guess(lane))
-        .max()
-        .unwrap_or_default();
-    let at = |share| {
-        wanted
-            .upheavals
-            .then(|| wanted.warm_up + attacks.mul_f64(share))
+    let longest = lanes.iter().map(Vec::len).max().unwrap_or_default();
+    let attacks = EVENT * u32::try_from(longest)?;
+    let at = |share| wanted.warm_up + attacks.mul_f64(share);
+    let crowd_at = wanted.upheavals.then(|| at(CROWD_AT));
+    let people = People::begin(&arena, seed, crowd_at)?;
+    let run = Run {
+        seed,
+        begun: Instant::now(),
+        over: AtomicBool::new(false),
+        seen: Mutex::default(),
     };
-    let people = People::begin(&arena, seed, at(CROWD_AT))?;
-    let events = Mutex::new(Vec::new());
-    let failures = Mutex::new(Vec::new());
-    let sightings = Mutex::new(Vec::new());
-    let over = AtomicBool::new(false);
-    let fail = |what: String| {
-        eprintln!("seed {seed}: {what}");
-        failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(what);
-    };
-    let begun = Instant::now();
-    let sleep_until = |at: Duration| thread::sleep(at.saturating_sub(begun.elapsed()));
     thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut watcher = Watcher::default();
-            while !over.load(Ordering::Relaxed) {
-                match look(&gateway, &mut watcher) {
-                    Ok(new) => sightings
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .extend(new),
-                    Err(error) => {
-                        fail(format!("no alerts can be read: {error:#}"));
-                        return;
-                    }
-                }
-                thread::sleep(LOOK);
-            }
-        });
-        if let Some(deploy_at) = at(DEPLOY_AT) {
-            let (gateway, people, over, fail) = (&gateway, &people, &over, &fail);
-            scope.spawn(move || {
-                while begun.elapsed() < deploy_at && !over.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(200));
-                }
-                match gateway.reload_with(&routes(&DEPLOYED)) {
-                    Ok(()) => people.world.deploy(),
-                    Err(error) => fail(format!("no route was deployed: {error:#}")),
-                }
-            });
+        scope.spawn(|| run.watch(&gateway));
+        if wanted.upheavals {
+            scope.spawn(|| run.deploy(&gateway, &people, at(DEPLOY_AT)));
         }
-        sleep_until(wanted.warm_up);
+        thread::sleep(wanted.warm_up);
         thread::scope(|scope| {
             for (lane, queue) in Lane::ALL.into_iter().zip(&lanes) {
-                let (arena, faults, events, fail) = (&arena, &faults, &events, &fail);
-                let directory = scratch.path();
-                scope.spawn(move || {
-                    let mut chance = Chance::new(seed, 30 + lane as u64);
-                    for (nth, (kind, intensity)) in (0..).zip(queue) {
-                        let what = format!("{} {}", kind.name, intensity.word());
-                        let drawn = kind.draw(*intensity, &mut chance, directory, nth);
-                        let done = drawn.and_then(|attack| {
-                            let log = directory.join(format!("{}-{nth}.log", lane as u8));
-                            commit(&attack, kind, arena, faults, &log)
-                                .map(|done| event(kind, *intensity, seed, attack, done))
-                        });
-                        match done {
-                            Ok(event) => {
-                                eprintln!("seed {seed}: {what}: {}", event.ended);
-                                events
-                                    .lock()
-                                    .unwrap_or_else(PoisonError::into_inner)
-                                    .push(event);
-                            }
-                            Err(error) => fail(format!("{what}: {error:#}")),
-                        }
-                        let breath = chance.waiting(PAUSE / 2).min(PAUSE);
-                        thread::sleep(PAUSE / 2 + breath);
-                    }
-                });
+                let directory = scratch.path().join(lane.host().to_string());
+                let (run, arena, faults) = (&run, &arena, &faults);
+                scope.spawn(move || run.attack(lane, queue, arena, faults, &directory));
             }
         });
         thread::sleep(Duration::from_micros(score::GRACE_US));
-        over.store(true, Ordering::Relaxed);
+        run.over.store(true, Ordering::Relaxed);
     });
-    let status = gateway.status()?;
-    let unanswered = people.world.unanswered.load(Ordering::Relaxed);
+    let mut seen = run
+        .seen
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    seen.seed = seed;
+    seen.unanswered = people.world.unanswered.load(Ordering::Relaxed);
     drop(people);
-    gateway.wait_rest(Duration::from_secs(45))?;
-    let mut seen = Seen {
-        seed,
-        events: events.into_inner().unwrap_or_else(PoisonError::into_inner),
-        sightings: sightings
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
-        unanswered,
-        failures: failures
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
-        status,
-        ..Seen::default()
-    };
+    gateway.wait_rest(REST_MAX)?;
     seen.events.sort_by_key(|event| event.start_us);
     count(&mut seen, gateway.records(), &wanted.kinds)?;
     if let Some(keep) = &wanted.keep {
@@ -204,19 +137,113 @@ pub fn play(wanted: &Wanted<'_>, seed: u64) -> anyhow::Result<Seen> {
         fs::create_dir_all(&keep)?;
         fs::copy(gateway.records(), keep.join("calls.jsonl"))?;
         fs::write(keep.join("stderr"), gateway.stderr())?;
-        for entry in fs::read_dir(scratch.path())? {
-            let path = entry?.path();
-            if path.is_file()
-                && let Some(name) = path.file_name()
-            {
-                fs::copy(&path, keep.join(name))?;
-            }
+        for log in logs(scratch.path())? {
+            fs::copy(&log, keep.join(log.file_name().unwrap_or_default()))?;
         }
         lines(&keep.join("truth.jsonl"), &seen.events)?;
         lines(&keep.join("alerts.jsonl"), &seen.sightings)?;
-        fs::write(keep.join("seen.json"), serde_json::to_vec(&seen)?)?;
+        fs::write(keep.join(SEEN), serde_json::to_vec(&seen)?)?;
     }
     Ok(seen)
+}
+
+/// A run that goes on.
+struct Run {
+    seed: u64,
+    begun: Instant,
+    over: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+impl Run {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, what: String) {
+        eprintln!("seed {}: {what}", self.seed);
+        self.seen().failures.push(what);
+    }
+
+    /// Reads alerts until the run is over.
+    fn watch(&self, gateway: &Gateway) {
+        let mut watcher = Watcher::default();
+        let mut read_at = Instant::now();
+        while !self.over.load(Ordering::Relaxed) {
+            match look(gateway, &mut watcher) {
+                Ok(new) => {
+                    read_at = Instant::now();
+                    self.seen().sightings.extend(new);
+                }
+                Err(error) if read_at.elapsed() > UNREAD_MAX => {
+                    self.fail(format!("no alerts can be read: {error:#}"));
+                    return;
+                }
+                // A flooded gateway may answer later; an alert tells itself when it was opened.
+                Err(_) => {}
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Deploys the later routes when it is time.
+    fn deploy(&self, gateway: &Gateway, people: &People, at: Duration) {
+        while self.begun.elapsed() < at {
+            if self.over.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+        match gateway.reload_with(&routes(&DEPLOYED)) {
+            Ok(()) => people.world.deploy(),
+            Err(error) => self.fail(format!("no route was deployed: {error:#}")),
+        }
+    }
+
+    /// Plays the events of a lane, one after the other.
+    fn attack(
+        &self,
+        lane: Lane,
+        queue: &[(&Kind, Intensity)],
+        arena: &Arena,
+        faults: &Faults,
+        directory: &Path,
+    ) {
+        let mut chance = Chance::new(self.seed, 30 + lane as u64);
+        for (nth, (kind, intensity)) in (0..).zip(queue) {
+            let what = format!("{} {}", kind.name, intensity.word());
+            let done = fs::create_dir_all(directory)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| kind.draw(*intensity, &mut chance, directory, nth))
+                .and_then(|attack| {
+                    let log = directory.join(format!("{what}.log"));
+                    let done = commit(&attack, kind, arena, faults, &log)?;
+                    Ok(event(kind, *intensity, self.seed, attack, done))
+                });
+            match done {
+                Ok(event) => {
+                    eprintln!("seed {}: {what}: {}", self.seed, event.ended);
+                    self.seen().events.push(event);
+                }
+                Err(error) => self.fail(format!("{what}: {error:#}")),
+            }
+            thread::sleep(PAUSE / 2 + chance.waiting(PAUSE / 2).min(PAUSE));
+        }
+    }
+}
+
+/// What programs said.
+fn logs(scratch: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for lane in fs::read_dir(scratch)? {
+        for file in fs::read_dir(lane?.path())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                logs.push(path);
+            }
+        }
+    }
+    Ok(logs)
 }
 
 /// Real records of those who mean well: a short run without attacks, in which the API errs now and then.
@@ -234,7 +261,7 @@ pub fn harvest(calltap: &Path, seed: u64) -> anyhow::Result<Templates> {
     people.world.deploy();
     thread::sleep(HARVEST * 2 / 3);
     drop(people);
-    gateway.wait_rest(Duration::from_secs(45))?;
+    gateway.wait_rest(REST_MAX)?;
     Templates::read(gateway.records())
 }
 
