@@ -618,3 +618,16 @@ fn the_table_is_in_the_order_of_the_enum() {
         assert_eq!(Detector::by_name(info.name), Some(info.detector));
     }
 }
+
+#[test]
+fn the_documentation_explains_every_detector() {
+    let page = include_str!("../../../docs/alerts.md");
+    for info in &DETECTORS {
+        let row = format!("| `{}` |", info.name);
+        assert!(
+            page.contains(&row),
+            "docs/alerts.md has no row for {}",
+            info.name
+        );
+    }
+}
