@@ -527,7 +527,7 @@ fn the_whole_record_of_a_plain_call() {
         network.protocol.version: "1.1"
         network.transport: "tcp"
         network.type: "ipv4"
-        schema.version: "1.1"
+        schema.version: "1.2"
         server.address: "api.test"
         server.port
         service.instance.id
