@@ -5,10 +5,11 @@
 //! [`Evidence`] by segment, capped by call, for they are lost in runs; the round trip by the logarithm of its
 //! ratio to the client's own mean.
 //!
-//! **Constants.** A shifted network loses four times what it did and at least [`LOSS_MIN`]. The round trip
-//! has shifted where it is three times ([`RTT_FACTOR`]) its mean and at least [`RTT_MIN_US`] longer. Nothing is
-//! said of a client in its first [`CALLS_MIN`] calls, and its means follow slowly while
-//! evidence gathers.
+//! **Constants.** A shifted network loses four times what it did and at least [`LOSS_MIN`]. The round trip is
+//! looked at once in [`RTT_EVERY_S`] seconds, for what a connection measures it measures again with each
+//! call; it has shifted where it is [`RTT_FACTOR`] times its mean, [`RTT_DEVIATIONS`] of its own deviations
+//! and [`RTT_MIN_US`] longer: about ten minutes of that are enough. Nothing is said of a client in its first
+//! [`CALLS_MIN`] calls and [`RTTS_MIN`] round trips, and its means follow slowly while evidence gathers.
 //!
 //! **When it is wrong.** A client that walks from one network into a worse one and keeps its address.
 
@@ -24,6 +25,12 @@ const RTT_MIN_US: f32 = 20_000.0;
 /// How likely a round trip so much longer is in a usual connection, and in a shifted one.
 const RTT_USUAL: f32 = 0.1;
 const RTT_ATTACK: f32 = 0.7;
+const RTT_DEVIATIONS: f32 = 3.5;
+/// Before anything is known of it.
+const RTT_DEVIATION_PRIOR: f32 = 0.3;
+const RTT_EVERY_S: u32 = 60;
+const RTT_MEMORY_S: f32 = 1_800.0;
+const RTTS_MIN: u16 = 10;
 const CALLS_MIN: u16 = 30;
 const MEMORY_S: f32 = 300.0;
 const CALL_MAX: f32 = 2.5;
@@ -34,20 +41,22 @@ const SLOW_BELOW: f64 = 0.05;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PerClient {
     loss: f32,
-    rtt_ln: f32,
     calls: u16,
+    rtts: u16,
+    rtt_seen_s: u32,
+    rtt_ln: f32,
+    /// Mean distance of the logarithm from its mean.
+    rtt_deviation: f32,
     lost: Evidence,
     delayed: Evidence,
 }
 
-impl PerClient {
-    /// How far a mean follows: at once at first, and slowly while evidence gathers.
-    fn step(&self, tail: f64) -> f32 {
-        match self.calls {
-            calls @ ..=CALLS_MIN => 1.0 / f32::from(calls),
-            _ if tail < SLOW_BELOW => LEARN / 10.0,
-            _ => LEARN,
-        }
+/// How far a mean follows: at once at first, and slowly while evidence gathers.
+fn step(seen: u16, seen_min: u16, tail: f64) -> f32 {
+    match seen {
+        seen if seen <= seen_min => 1.0 / f32::from(seen),
+        _ if tail < SLOW_BELOW => LEARN / 10.0,
+        _ => LEARN,
     }
 }
 
@@ -68,7 +77,7 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
                 + (segments - resent) * log_ratio(false, shifted, usual);
             tail = client.lost.add(ratio.min(CALL_MAX), call.now_s, MEMORY_S);
         }
-        client.loss += (share - client.loss) * client.step(tail);
+        client.loss += (share - client.loss) * step(client.calls, CALLS_MIN, tail);
         if known && resent > 0.0 {
             desk.look(Detector::NetworkShift, tail, || Found {
                 subject: Subject::Client(call.client),
@@ -85,16 +94,30 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
             });
         }
     }
-    if let Some(rtt_us) = tcp.tcp_rtt_us {
+    // A connection's calls share its round trip: one a minute is one more witness.
+    if let Some(rtt_us) = tcp.tcp_rtt_us
+        && call.now_s.saturating_sub(client.rtt_seen_s) >= RTT_EVERY_S
+    {
+        client.rtt_seen_s = call.now_s;
+        client.rtts = client.rtts.saturating_add(1);
+        let known = client.rtts > RTTS_MIN;
         let rtt_us = rtt_us.max(1) as f32;
+        if client.rtts == 1 {
+            client.rtt_ln = rtt_us.ln();
+            client.rtt_deviation = RTT_DEVIATION_PRIOR;
+        }
         let usual_us = client.rtt_ln.exp();
-        let longer = known && rtt_us > RTT_FACTOR * usual_us && rtt_us - usual_us > RTT_MIN_US;
+        let away = rtt_us.ln() - client.rtt_ln;
+        let far = RTT_FACTOR.ln().max(RTT_DEVIATIONS * client.rtt_deviation);
+        let longer = known && away > far && rtt_us - usual_us > RTT_MIN_US;
         let mut tail = 1.0;
         if known {
             let ratio = log_ratio(longer, RTT_ATTACK, RTT_USUAL);
-            tail = client.delayed.add(ratio, call.now_s, MEMORY_S);
+            tail = client.delayed.add(ratio, call.now_s, RTT_MEMORY_S);
         }
-        client.rtt_ln += (rtt_us.ln() - client.rtt_ln) * client.step(tail);
+        let step = step(client.rtts, RTTS_MIN, tail);
+        client.rtt_ln += away * step;
+        client.rtt_deviation += (away.abs() - client.rtt_deviation) * step.min(0.5);
         if longer {
             desk.look(Detector::NetworkShift, tail, || Found {
                 subject: Subject::Client(call.client),

@@ -6,7 +6,8 @@
 //! more, too: more clients are a campaign, and what one of them does is [`super::client_rate`]'s.
 //!
 //! **Constants.** Calls for each client have to be [`EACH_FACTOR`] times what they usually are, which is
-//! learned over about [`EACH_MEMORY`] minutes. Nothing is said of a route in its first [`MINUTES_MIN`].
+//! learned over about [`EACH_MEMORY`] minutes. Nothing is said of a route in its first day
+//! ([`MINUTES_MIN`]), whose shape is not known before.
 //!
 //! **When it is wrong.** The first holiday, and whatever else people do once a year.
 
@@ -20,7 +21,7 @@ use crate::alert::Subject;
 const MINUTE_S: u32 = 60;
 const EACH_FACTOR: f32 = 3.0;
 const EACH_MEMORY: f32 = 60.0;
-const MINUTES_MIN: u32 = 60;
+const MINUTES_MIN: u32 = 1_440;
 const MEMORY_S: f32 = 900.0;
 
 /// Of one route.

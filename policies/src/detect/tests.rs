@@ -529,11 +529,11 @@ fn each_disguise_is_told_by_its_detector() {
         },
     );
     check_for(
-        300,
+        2_000,
         "a longer way",
         Detector::NetworkShift,
         |service, second| {
-            let rtt_us = Some(if second < 100 { 20_000 } else { 180_000 });
+            let rtt_us = Some(if second < 1_000 { 20_000 } else { 180_000 });
             service.call(Told {
                 client: STRANGER,
                 path: "/catalog",
