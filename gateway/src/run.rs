@@ -20,7 +20,7 @@ use calltap_correlate::record::{CallRecord, Selection};
 use calltap_policies::Policies;
 use calltap_policies::admit::Count;
 use calltap_policies::alert::{Alert, Alerts, Change};
-use calltap_policies::detect::{Bounds, Detectors};
+use calltap_policies::detect::Detectors;
 use calltap_policies::review::{RecordCount, Review, Secrets};
 use calltap_policies::watch::Watch;
 use calltap_tap::Tap;
@@ -584,8 +584,8 @@ pub(crate) fn policies(config: &Config, seed: u64) -> Policies {
         review: Review {
             rules: Arc::clone(&config.policies.records),
         },
-        detectors: Detectors::new(Bounds::default()),
-        watch: Watch::new(Watch::SOURCES_MAX),
+        detectors: Detectors::new(config.alerts.bounds),
+        watch: Watch::new(config.alerts.sources_max),
         alerts: Alerts::new(config.alerts.terms, seed, &config.alerts.off),
     }
 }

@@ -28,7 +28,7 @@ fn main() {
 }
 
 fn sweep_ms(doing: Doing, clients: u64, closed: u64) -> f64 {
-    let mut watch = Watch::new(Watch::SOURCES_MAX);
+    let mut watch = Watch::new(16_384);
     let mut alerts = Alerts::new(Terms::default(), 1, &[]);
     let begin_ns = processor_ns();
     for second in 1..=SWEEPS {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use calltap_policies::alert::{Severity, Terms};
-use calltap_policies::detect::{DETECTORS, Detector};
+use calltap_policies::detect::{Bounds, DETECTORS, Detector};
 
 use super::error::did_you_mean;
 use super::files;
@@ -14,10 +14,15 @@ use super::settings::*;
 
 /// Alerts at a time: each is a few kilobytes, in memory and wherever they are told.
 const ALERTS_MAX: i64 = 1 << 16;
+/// Keys that a detector may tell apart: some places of its table at least.
+const KEYS_MIN: i64 = 64;
+const KEYS_MAX: i64 = 1 << 24;
 
 /// Reads the section; `None` where a mistake was noted.
 pub(super) fn alerts(mut section: Section<'_>, defaults: &Defaults<'_>) -> Option<AlertsConfig> {
     let terms = terms(&mut section);
+    let bounds = bounds(&mut section);
+    let sources_max = keys_max(&mut section, "sources_max");
     let off = section.key("off").and_then(|field| field.list(detector));
     let link = optional(section.get("link"), |field| {
         let link = field.parsed(Url::parse)?;
@@ -42,6 +47,8 @@ pub(super) fn alerts(mut section: Section<'_>, defaults: &Defaults<'_>) -> Optio
     section.finish();
     Some(AlertsConfig {
         terms: terms?,
+        bounds: bounds?,
+        sources_max: sources_max?,
         off: off?,
         link: link?,
         spool_dir: spool_dir?,
@@ -69,6 +76,23 @@ fn terms(section: &mut Section<'_>) -> Option<Terms> {
         update_ns: ns(update?),
         alerts_max: alerts_max?,
     })
+}
+
+fn bounds(section: &mut Section<'_>) -> Option<Bounds> {
+    let clients_max = keys_max(section, "clients_max");
+    let routes_max = keys_max(section, "routes_max");
+    let consumers_max = keys_max(section, "consumers_max");
+    Some(Bounds {
+        clients_max: clients_max?,
+        routes_max: routes_max?,
+        consumers_max: consumers_max?,
+    })
+}
+
+fn keys_max(section: &mut Section<'_>, key: &'static str) -> Option<usize> {
+    section
+        .key(key)
+        .and_then(|field| field.count(KEYS_MIN..=KEYS_MAX))
 }
 
 fn at_least_a_second(field: &Field<'_>) -> Option<Duration> {

@@ -13,7 +13,7 @@ use calltap_correlate::record::Selection;
 use calltap_policies::addresses::{List, Never};
 use calltap_policies::admit::Rules;
 use calltap_policies::alert::{Severity, Terms};
-use calltap_policies::detect::Detector;
+use calltap_policies::detect::{Bounds, Detector};
 use calltap_policies::network::Network;
 use calltap_policies::review::RecordRules;
 use http::{HeaderName, Uri};
@@ -342,6 +342,10 @@ pub(crate) struct DenialsConfig {
 pub(crate) struct AlertsConfig {
     /// How alerts are opened, told of and closed.
     pub(crate) terms: Terms,
+    /// How many keys the detectors over calls tell apart.
+    pub(crate) bounds: Bounds,
+    /// How many clients and networks each detector over connections remembers.
+    pub(crate) sources_max: usize,
     /// Detectors that open none.
     pub(crate) off: Vec<Detector>,
     /// Where people reach the admin API; without a slash at the end. `None`: at its address.

@@ -148,9 +148,6 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Clients and networks whose habits are remembered for each detector, by default.
-    pub const SOURCES_MAX: usize = 16_384;
-
     /// Remembers the habits of so many clients and networks, for each detector.
     pub fn new(sources_max: usize) -> Self {
         Self {
