@@ -10,7 +10,7 @@
 //! **When it is wrong.** When one key is installed in many places and expires.
 
 use super::Detector;
-use super::call::{Call, Desk, Found};
+use super::call::{Call, Desk, Found, shown};
 use super::distinct::Distinct;
 use super::evidence::{Evidence, log_ratio};
 use crate::alert::Subject;
@@ -51,10 +51,13 @@ pub(crate) fn observe(
     desk.look(Detector::AuthAccount, tail, || {
         let addresses = f64::from(consumer.addresses.count().round());
         Found {
-            subject: Subject::Consumer(name.into()),
+            subject: Subject::Consumer(shown(name).into()),
             observed: addresses,
             usual: 1.0,
-            summary: format!("{name} was refused from about {addresses} addresses"),
+            summary: format!(
+                "{} was refused from about {addresses} addresses",
+                shown(name)
+            ),
             since_s: consumer.since_s,
             source: None,
         }

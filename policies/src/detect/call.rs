@@ -1,5 +1,6 @@
 //! What the detectors need to know of a finished call, worked out once.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 
@@ -7,6 +8,9 @@ use calltap_correlate::record::{CallRecord, Finding};
 
 use super::Detector;
 use crate::alert::{Alerts, Signal, Subject, client_of};
+
+/// Bytes of what a client sent that a sentence about it shows.
+const SHOWN_MAX: usize = 160;
 
 /// A finished call.
 pub(crate) struct Call<'c> {
@@ -94,8 +98,19 @@ impl<'c> Call<'c> {
         let segments = path
             .split('/')
             .map(|segment| if is_id(segment) { "{id}" } else { segment });
-        segments.collect::<Vec<_>>().join("/")
+        shown(&segments.collect::<Vec<_>>().join("/")).into_owned()
     }
+}
+
+/// What a client sent, as far as a sentence has room for it.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    if text.len() <= SHOWN_MAX {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!(
+        "{}...",
+        &text[..text.floor_char_boundary(SHOWN_MAX)]
+    ))
 }
 
 /// Whether a path segment looks like the name of one object among many: it has a digit and nothing but

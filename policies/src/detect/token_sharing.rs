@@ -8,7 +8,7 @@
 //! learned as its habit.
 
 use super::Detector;
-use super::call::{Call, Desk, Found};
+use super::call::{Call, Desk, Found, shown};
 use super::distinct::Distinct;
 use super::population::{Habit, Population};
 use crate::alert::Subject;
@@ -57,12 +57,14 @@ pub(crate) fn observe(
     }
     if let Some(amount) = population.add(&mut consumer.habit, new, call.now_s) {
         desk.look(Detector::TokenSharing, amount.tail, || Found {
-            subject: Subject::Consumer(name.into()),
+            subject: Subject::Consumer(shown(name).into()),
             observed: amount.total,
             usual: amount.usual,
             summary: format!(
-                "{name} was used from {:.0} addresses within ten minutes; usual are {:.0}",
-                amount.total, amount.usual
+                "{} was used from {:.0} addresses within ten minutes; usual are {:.0}",
+                shown(name),
+                amount.total,
+                amount.usual
             ),
             since_s: window * WINDOW_S,
             source: None,

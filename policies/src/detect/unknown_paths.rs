@@ -11,7 +11,7 @@
 //! asks for what the old service does not have: many clients alert then, and all say the same.
 
 use super::Detector;
-use super::call::{Call, Desk, Found};
+use super::call::{Call, Desk, Found, shown};
 use super::distinct::Distinct;
 use super::evidence::{Evidence, Share, log_ratio};
 use crate::alert::Subject;
@@ -89,7 +89,7 @@ pub(crate) fn observe(
             "{} asked for {} different paths that are not there, last {} ({}); usually {:.0} % of calls do",
             Subject::Client(call.client),
             client.count,
-            call.record.url_path.as_deref().unwrap_or(""),
+            shown(call.record.url_path.as_deref().unwrap_or("")),
             call.status,
             usual * 100.0
         ),
