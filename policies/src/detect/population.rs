@@ -46,6 +46,8 @@ pub(crate) struct Population {
     excess: Sketch,
     /// Windows are looked at with this length, s.
     window_s: u32,
+    /// Nothing is said of somebody without a habit yet.
+    habits_only: bool,
     /// The logarithm of the median and the spread, as last computed...
     median_ln: f64,
     spread: f64,
@@ -93,12 +95,19 @@ impl Population {
             windows,
             excess,
             window_s,
+            habits_only: false,
             median_ln: 0.0,
             spread: 0.0,
             stale: 0,
         };
         population.refresh();
         population
+    }
+
+    /// Says nothing of somebody whose habit is not known yet, and takes what it does until then for it.
+    pub(crate) fn of_habits_only(mut self) -> Self {
+        self.habits_only = true;
+        self
     }
 
     /// Adds to a client's window. Says what it amounts to when it has doubled since it was last said, which
@@ -116,6 +125,9 @@ impl Population {
             return None;
         }
         habit.weighed = power;
+        if self.habits_only && habit.own_windows < OWN_WINDOWS {
+            return None;
+        }
         Some(Amount {
             tail: self.tail(habit),
             total: f64::from(habit.total),
@@ -148,7 +160,9 @@ impl Population {
             } else {
                 OWN_STEP
             };
-            let step = if habit.own_windows == 0 {
+            let step = if self.habits_only && habit.own_windows < OWN_WINDOWS {
+                (total_ln - habit.own_ln) / f32::from(habit.own_windows + 1)
+            } else if habit.own_windows == 0 {
                 total_ln.min(self.median_ln as f32)
             } else {
                 ((total_ln - habit.own_ln) * OWN_LEARN.max(1.0 / f32::from(habit.own_windows + 1)))

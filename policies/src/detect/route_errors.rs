@@ -1,8 +1,8 @@
 //! A larger share of a route's calls fails than usual.
 //!
 //! **Idea.** Each call is [`Evidence`] for a share of failures three times the usual one and a fifth. A
-//! failure is a status from 500 on, or an upstream that gave no answer; a client that left is none, and
-//! neither is what a policy refused.
+//! failure is a status from 500 on, or an upstream that gave no answer. A client that left is none, unless it
+//! had waited [`PATIENCE_US`] for an upstream that said nothing; what a policy refused is none either.
 //!
 //! **Constants.** The usual share is learned over [`MEMORY`] calls, is at least [`USUAL_MIN`] and is not
 //! learned while evidence gathers, but for every [`SLOWLY`]th call: a route that stays broken is usual
@@ -10,6 +10,8 @@
 //! request is not an outage.
 //!
 //! **When it is wrong.** A test that calls a failing operation on purpose, from several addresses.
+
+use calltap_correlate::record::CallRecord;
 
 use super::Detector;
 use super::call::{Call, Desk, Found};
@@ -23,6 +25,7 @@ const MEMORY_S: f32 = 300.0;
 const LEARN_ABOVE: f64 = 0.05;
 const SLOWLY: u32 = 20;
 const SAME_CLIENT: f32 = 0.25;
+const PATIENCE_US: u64 = 2_000_000;
 
 /// Of one route.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +53,13 @@ impl Default for PerRoute {
     }
 }
 
+/// Whether a client left because nothing came.
+fn was_kept_waiting(call: &CallRecord) -> bool {
+    call.http_response_status_code.is_none()
+        && call.upstream_address.is_some()
+        && call.gateway_duration_us.is_some_and(|us| us >= PATIENCE_US)
+}
+
 /// Looks at a call.
 pub(crate) fn observe(
     call: &Call<'_>,
@@ -57,12 +67,9 @@ pub(crate) fn observe(
     name: impl Fn() -> Subject,
     desk: &mut Desk<'_>,
 ) {
-    let client_left = call
-        .record
-        .response_flags
-        .iter()
-        .any(|flag| flag == "client_abort");
-    if call.refused_by_policy || client_left {
+    let flags = &call.record.response_flags;
+    let client_left = flags.iter().any(|flag| flag == "client_abort");
+    if call.refused_by_policy || client_left && !was_kept_waiting(call.record) {
         return;
     }
     let failed = call.status >= 500 || call.status == 0;

@@ -1,7 +1,7 @@
 //! Whether a number has shifted from what it usually is: for a route's parts of time and sizes.
 //!
-//! **Idea.** Calls are gathered into points (at least [`POINT_S`] seconds and [`POINT_CALLS`] calls, or
-//! [`POINT_LATE_S`] seconds), for calls that happen together are slow together; a point is their geometric
+//! **Idea.** Calls are gathered into points (at least [`POINT_S`] seconds and [`POINT_CALLS`] calls,
+//! [`POINT_SOON_S`] and [`POINT_SOON_CALLS`], or [`POINT_LATE_S`] seconds), for calls that happen together are slow together; a point is their geometric
 //! mean. Its rank among the points that a [`Sketch`] remembers is even between 0 and 1 whatever the
 //! distribution is, as long as it does not change. Low ranks are [`bet`] on, and what that wins gathers as
 //! [`Evidence`].
@@ -20,6 +20,8 @@ use super::sketch::Sketch;
 const MATTERS: f32 = 1.6;
 const POINT_S: u32 = 1;
 const POINT_CALLS: u32 = 8;
+const POINT_SOON_S: u32 = 5;
+const POINT_SOON_CALLS: u32 = 3;
 const POINT_LATE_S: u32 = 15;
 /// Points from which something is known.
 const POINTS_MIN: f32 = 60.0;
@@ -90,7 +92,9 @@ impl Shift {
         self.sum_ln += value.max(floor).ln();
         self.calls += 1;
         let passed_s = now_s.saturating_sub(self.since_s);
-        let complete = passed_s >= POINT_S && self.calls >= POINT_CALLS || passed_s >= POINT_LATE_S;
+        let complete = passed_s >= POINT_S && self.calls >= POINT_CALLS
+            || passed_s >= POINT_SOON_S && self.calls >= POINT_SOON_CALLS
+            || passed_s >= POINT_LATE_S;
         if !complete {
             return None;
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use calltap_correlate::exchange::ApiNames;
-use calltap_correlate::record::{CallRecord, Kind, Timestamp};
+use calltap_correlate::record::{Address, CallRecord, Kind, Timestamp};
 
 use super::population::normal_quantile;
 use super::{Bounds, DETECTORS, Detector, Detectors};
@@ -80,6 +80,8 @@ struct Service {
     now_us: u64,
     apis: [Arc<ApiNames>; 2],
     calls: u64,
+    /// Clients leave without an answer after so long, µs.
+    left: Option<u64>,
 }
 
 impl Service {
@@ -97,6 +99,7 @@ impl Service {
             now_us: 1_700_000_000_000_000,
             apis: [api(None), api(Some("/orders/{id}"))],
             calls: 0,
+            left: None,
         }
     }
 
@@ -131,6 +134,12 @@ impl Service {
         record.client.socket_request_seq = Some(1);
         record.client_syn_options = Some(told.stack.into());
         record.client.wire_segments_out = Some(2);
+        if let Some(waited_us) = self.left {
+            record.http_response_status_code = None;
+            record.gateway_duration_us = Some(waited_us);
+            record.upstream_address = Some(Address::Ip([127, 0, 0, 1].into()));
+            record.response_flags = vec!["client_abort".into()];
+        }
         self.calls += 1;
         self.detectors
             .observe(&mut record, &mut self.alerts, self.now_us * 1000);
@@ -305,8 +314,18 @@ fn check(what: &str, expected: Detector, also: impl FnMut(&mut Service, u64)) {
 }
 
 fn check_for(seconds: u64, what: &str, expected: Detector, also: impl FnMut(&mut Service, u64)) {
+    check_after(600, seconds, what, expected, also);
+}
+
+fn check_after(
+    before: u64,
+    seconds: u64,
+    what: &str,
+    expected: Detector,
+    also: impl FnMut(&mut Service, u64),
+) {
     let mut service = Service::new(11);
-    service.serve(600, |_, _| {});
+    service.serve(before, |_, _| {});
     assert_eq!(service.alerted(), [], "before {what}");
     service.serve(seconds, also);
     let alerted = service.alerted();
@@ -456,16 +475,22 @@ fn each_attack_is_told_by_its_detector() {
             });
         }
     });
-    check("a shared key", Detector::TokenSharing, |service, second| {
-        for at in 0..8 {
-            let client = 0x60_0000 + second as u32 * 8 + at;
-            service.call(Told {
-                client,
-                consumer: Some("shop"),
-                ..Told::default()
-            });
-        }
-    });
+    check_after(
+        900,
+        60,
+        "a shared key",
+        Detector::TokenSharing,
+        |service, second| {
+            for at in 0..8 {
+                let client = 0x60_0000 + second as u32 * 8 + at;
+                service.call(Told {
+                    client,
+                    consumer: Some("shop"),
+                    ..Told::default()
+                });
+            }
+        },
+    );
     check(
         "one account from everywhere",
         Detector::AuthAccount,
@@ -556,6 +581,30 @@ fn each_disguise_is_told_by_its_detector() {
             });
         },
     );
+}
+
+#[test]
+fn clients_that_gave_up_waiting_are_an_outage_and_others_that_left_are_none() {
+    for (waited_us, expected) in [(100_000, 0), (5_000_000, 1)] {
+        let mut service = Service::new(13);
+        service.serve(300, |_, _| {});
+        service.serve(60, |service, second| {
+            service.left = Some(waited_us);
+            for at in 0..10 {
+                let client = 1 + (second * 10 + at) as u32 % 60;
+                service.call(Told {
+                    client,
+                    ..Told::default()
+                });
+            }
+            service.left = None;
+        });
+        let alerted = service.alerted();
+        let errors = alerted
+            .iter()
+            .filter(|(detector, ..)| *detector == Detector::RouteErrors);
+        assert_eq!(errors.count(), expected, "{waited_us} us: {alerted:#?}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! One consumer's credentials that are used from many addresses: they were shared, or stolen.
 //!
-//! **Idea.** Different addresses from which a consumer's calls succeed within ten minutes, against other
+//! **Idea.** Different addresses from which a consumer's calls succeed within a minute, against other
 //! consumers and its own habit ([`Population`]). A consumer is known where the configuration tells its
 //! client id.
 //!
-//! **When it is wrong.** A mobile application whose users all carry the application's own key: that is
-//! learned as its habit.
+//! What a new consumer does in its first dozen minutes is taken for its habit: an application's own key is in
+//! all its users' hands from the start.
+//!
+//! **When it is wrong.** A key that was used for a test becomes the application's.
 
 use super::Detector;
 use super::call::{Call, Desk, Found, shown};
@@ -13,7 +15,7 @@ use super::distinct::Distinct;
 use super::population::{Habit, Population};
 use crate::alert::Subject;
 
-const WINDOW_S: u32 = 600;
+const WINDOW_S: u32 = 60;
 /// Addresses that a consumer of any service has in a window.
 const ADDRESSES_USUAL: f64 = 2.0;
 
@@ -31,7 +33,7 @@ pub(crate) struct Common(Population);
 
 impl Default for Common {
     fn default() -> Self {
-        Self(Population::new(ADDRESSES_USUAL, 0.9, WINDOW_S))
+        Self(Population::new(ADDRESSES_USUAL, 0.9, WINDOW_S).of_habits_only())
     }
 }
 
@@ -61,7 +63,7 @@ pub(crate) fn observe(
             observed: amount.total,
             usual: amount.usual,
             summary: format!(
-                "{} was used from {:.0} addresses within ten minutes; usual are {:.0}",
+                "{} was used from {:.0} addresses within a minute; usual are {:.0}",
                 shown(name),
                 amount.total,
                 amount.usual
