@@ -59,11 +59,6 @@ impl Budget {
         tail < share.threshold
     }
 
-    /// The tail below which this detector alerts now.
-    pub fn threshold(&self, detector: Detector) -> f64 {
-        self.shares[detector as usize].threshold
-    }
-
     /// Recomputes the thresholds from the looks since it was last called.
     pub fn tick(&mut self, now_ns: u64) {
         let Some(before_ns) = self.ticked_ns.replace(now_ns) else {

@@ -39,15 +39,14 @@ impl Distinct {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::tests::spread;
 
     #[test]
     fn counts_within_a_sixth_up_to_two_hundred() {
         for seen in [1_u64, 10, 50, 100, 200] {
             let (mut distinct, mut sum) = (Distinct::default(), 0.0);
             for thing in 0..seen {
-                // SplitMix64's last steps.
-                let mut hash = thing.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let hash = spread(thing);
                 sum += distinct.add(hash);
                 sum += distinct.add(hash);
             }

@@ -131,14 +131,7 @@ impl<V: Default> Table<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Spreads a number over 64 bits (Steele et al., SplitMix64).
-    fn spread(number: u64) -> u64 {
-        let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+    use crate::detect::tests::spread;
 
     #[test]
     fn a_million_spoofed_keys_push_out_nobody_who_calls() {

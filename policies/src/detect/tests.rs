@@ -10,16 +10,21 @@ use super::population::normal_quantile;
 use super::{Bounds, DETECTORS, Detector, Detectors};
 use crate::alert::{Alerts, Terms};
 
-/// Numbers in order, the same each time (Steele et al., SplitMix64).
+/// Spreads a number over 64 bits (Steele et al., SplitMix64).
+pub(crate) fn spread(number: u64) -> u64 {
+    let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Numbers in order, the same each time.
 struct Dice(u64);
 
 impl Dice {
     fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0 += 1;
+        spread(self.0)
     }
 
     fn share(&mut self) -> f64 {
