@@ -199,7 +199,7 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "slow body", tool: "slowhttptest", class: Class::Slow, lane: Lane::Long, shakes: false,
         detectors: &["slow_request", "connection_churn", "route_latency", "client_rate"], draw: slow_body },
     Kind { name: "range headers", tool: "slowhttptest", class: Class::Flood, lane: Lane::Long, shakes: false,
-        detectors: &["slow_request", "connection_churn", "client_rate", "route_rate", "injection", "novelty", "cost_share", "unknown_paths", "route_errors"], draw: range_headers },
+        detectors: &["slow_request", "connection_churn", "client_rate", "route_rate", "injection", "novelty", "cost_share", "unknown_paths", "route_errors", "overlapping_ranges"], draw: range_headers },
     Kind { name: "slow read", tool: "slowhttptest", class: Class::Slow, lane: Lane::Long, shakes: false,
         detectors: &["slow_read", "slow_request", "connection_churn", "route_latency", "client_rate", "cost_share", "scraping", "route_rate"], draw: slow_read },
     Kind { name: "password list, form", tool: "ffuf", class: Class::Guessing, lane: Lane::Short, shakes: false,

@@ -4,7 +4,8 @@
 //! **Idea.** The first few outcomes of each client on a route, and only those: whether the share of clients
 //! that are refused has risen over what it is. One client's later outcomes are [`super::auth_failures`]'s.
 //!
-//! **Constants.** [`FIRST`] outcomes of a client count within its life in the table. Under attack the share
+//! **Constants.** [`FIRST`] outcomes of a client count within its life in the table: a few who guess are
+//! not many who are refused. Under attack the share
 //! is three times the usual and a fifth, at most [`ATTACK_MAX`]. The usual share is at least
 //! [`USUAL_MIN`], learned over [`MEMORY`] outcomes and not while evidence is gathering.
 //!
@@ -16,7 +17,7 @@ use super::call::{Call, Desk, Found};
 use super::evidence::{Evidence, Share, log_ratio};
 use crate::alert::Subject;
 
-const FIRST: u8 = 4;
+const FIRST: u8 = 2;
 const USUAL_MIN: f32 = 0.1;
 const ATTACK_MAX: f32 = 0.95;
 const MEMORY: f32 = 2_000.0;

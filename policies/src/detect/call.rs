@@ -23,6 +23,8 @@ pub(crate) struct Call<'c> {
     pub(crate) template: u64,
     /// The path as it is.
     pub(crate) path: u64,
+    /// The path and the query.
+    pub(crate) target: u64,
     /// What looked like ids in it.
     pub(crate) id: Option<u64>,
     /// The status the client was sent; 0: none.
@@ -62,6 +64,7 @@ impl<'c> Call<'c> {
             client_key: hasher.hash_one(client),
             template: template.finish(),
             path: hasher.hash_one(path),
+            target: hasher.hash_one((path, record.url_query.as_deref())),
             id: ids.map(|ids| ids.finish()),
             status: record.http_response_status_code.unwrap_or(0),
             refused_by_policy: record

@@ -11,8 +11,8 @@ use super::population::Habit;
 use super::table::Table;
 use super::{
     auth_account, auth_failures, auth_spray, client_rate, cost_share, injection, network_shift,
-    novelty, object_enumeration, regularity, route_errors, route_latency, route_rate, route_size,
-    scraping, sequence, stack_change, token_sharing, unknown_paths,
+    novelty, object_enumeration, overlapping_ranges, regularity, route_errors, route_latency,
+    route_rate, route_size, scraping, sequence, stack_change, token_sharing, unknown_paths,
 };
 use crate::alert::{Alerts, Subject};
 
@@ -71,6 +71,7 @@ struct Client {
     regularity: regularity::PerClient,
     sequence: sequence::PerClient,
     injection: Evidence,
+    ranges: Evidence,
     network: network_shift::PerClient,
     stack: stack_change::PerClient,
 }
@@ -189,6 +190,7 @@ impl Detectors {
             regularity::observe(&call, &mut client.regularity, desk);
             sequence::observe(&call, &mut client.sequence, &mut self.sequence, desk);
             injection::observe(&call, &mut client.injection, &mut self.injection, desk);
+            overlapping_ranges::observe(&call, &mut client.ranges, desk);
             network_shift::observe(&call, &mut client.network, desk);
             stack_change::observe(&call, hasher, &mut client.stack, desk);
             let is_object = match &route {

@@ -13,6 +13,7 @@ mod injection;
 mod network_shift;
 mod novelty;
 mod object_enumeration;
+mod overlapping_ranges;
 mod regularity;
 mod route_errors;
 mod route_latency;
@@ -62,6 +63,7 @@ pub enum Detector {
     Novelty,
     TokenSharing,
     Injection,
+    OverlappingRanges,
     NetworkShift,
     StackChange,
     SlowRequest,
@@ -130,8 +132,9 @@ detectors! {
     Regularity "regularity" Info CLIENT, "a client that acts like a person calls as evenly as a machine";
     Sequence "sequence" Info CLIENT, "a client calls operations in an order in which nobody calls them";
     Novelty "novelty" Info None, "a route, a method, a status or a kind of client that was not seen before";
-    TokenSharing "token_sharing" Warning CLIENT, "one consumer's credentials are used from many addresses";
+    TokenSharing "token_sharing" Warning CLIENT, "one consumer's credentials are used from addresses that are not its own";
     Injection "injection" Critical CLIENT, "a request carries what looks like code: SQL, a script, a path out of a directory";
+    OverlappingRanges "overlapping_ranges" Critical CLIENT, "a client asks for many overlapping ranges of one thing: a small request for a large answer";
     NetworkShift "network_shift" Warning Some(Blame::Network), "packets to a client's network are lost or delayed more than usual";
     StackChange "stack_change" Info CLIENT, "one address shows another TCP or TLS stack than before: somebody else is behind it, or it pretends";
     SlowRequest "slow_request" Critical CLIENT, "a client keeps connections open by sending its requests as slowly as it can";

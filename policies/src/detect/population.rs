@@ -8,14 +8,14 @@
 //! integration that always does a hundred times more than people widens nothing.
 //!
 //! **A client's own habit.** Who has always done much is not unusual for doing it: against its own median
-//! window a client may rise as far as others may against theirs. A habit counts after [`OWN_WINDOWS`]
-//! windows; each raises it by [`OWN_STEP`] at most, and by [`OWN_STEP_UNLIKELY`] where it was unlikely, so
-//! that an attack does not become a habit while it is told of.
+//! window a client may rise as far as others may against theirs. A habit begins with the first window, unless
+//! that was unlikely, and counts after [`OWN_WINDOWS`]; each raises it by [`OWN_STEP`] at most, and by
+//! [`OWN_STEP_UNLIKELY`] where it was unlikely, so that an attack does not become a habit while it is told of.
 //!
 //! **Cold start.** [`PRIOR_WINDOWS`] made-up windows, with the level and the spread that the detector gives,
 //! stand in the place of what is not known yet.
 //!
-//! **Constants.** The spread is never below [`SPREAD_MIN`] (a factor of e^0.9 = 2.5 for one deviation):
+//! **Constants.** The spread is never below [`SPREAD_MIN`] (a factor of e^0.8 = 2.2 for one deviation):
 //! a service whose clients are all alike must not alert about the first that is not. Twice or half of each
 //! constant moves the point of alert by less than the step between two intensities of any tool.
 //!
@@ -24,14 +24,17 @@
 
 use super::sketch::Sketch;
 
-const SPREAD_MIN: f64 = 0.9;
+const SPREAD_MIN: f64 = 0.8;
 const PRIOR_WINDOWS: usize = 200;
 /// Deviations that are learned at most: an attack does not widen the spread.
 const LEARNED_MAX: f64 = 4.0;
 const EXCESS_SCALE: f64 = 1024.0;
 /// A window counts half after so many others.
 const HALF_LIFE: f32 = 20_000.0;
-const OWN_WINDOWS: u8 = 12;
+/// The first may have seen but the beginning of something.
+const OWN_WINDOWS: u8 = 2;
+/// Of a population of habits only.
+const ONLY_WINDOWS: u8 = 12;
 const OWN_STEP: f32 = 0.4;
 const OWN_STEP_UNLIKELY: f32 = 0.05;
 /// Deviations beyond which a window is unlikely.
@@ -125,7 +128,7 @@ impl Population {
             return None;
         }
         habit.weighed = power;
-        if self.habits_only && habit.own_windows < OWN_WINDOWS {
+        if self.habits_only && habit.own_windows < ONLY_WINDOWS {
             return None;
         }
         Some(Amount {
@@ -155,15 +158,19 @@ impl Population {
             self.windows.learn(habit.total);
             let total_ln = habit.total.max(1.0).ln();
             let deviations = (f64::from(total_ln) - self.median_ln) / self.spread;
-            let step_max = if deviations > UNLIKELY {
+            let is_unlikely = deviations > UNLIKELY;
+            let step_max = if is_unlikely {
                 OWN_STEP_UNLIKELY
             } else {
                 OWN_STEP
             };
-            let step = if self.habits_only && habit.own_windows < OWN_WINDOWS {
+            let step = if self.habits_only && habit.own_windows < ONLY_WINDOWS {
                 (total_ln - habit.own_ln) / f32::from(habit.own_windows + 1)
             } else if habit.own_windows == 0 {
-                total_ln.min(self.median_ln as f32)
+                match is_unlikely {
+                    true => self.median_ln as f32,
+                    false => total_ln,
+                }
             } else {
                 ((total_ln - habit.own_ln) * OWN_LEARN.max(1.0 / f32::from(habit.own_windows + 1)))
                     .min(step_max)

@@ -1,11 +1,12 @@
 //! A client that claims to be a browser and calls as evenly as a machine.
 //!
 //! **Idea.** People's pauses between calls are spread over orders of magnitude; a script's are all alike. Of
-//! the logarithms of the pauses between calls to different templates the sum of squares follows, for a
+//! the logarithms of the pauses between calls to different things the sum of squares follows, for a
 //! person, a chi-square law with at least the spread [`PERSON_SPREAD`]; its lower tail says how likely it is
 //! to be so even by chance. Only clients whose user agent says `Mozilla/` are looked at: a health checker
-//! says what it is and is none of this detector's business. Pauses before a call to the same template as
-//! the one before are left out, for pages poll.
+//! says what it is and is none of this detector's business. Different things have different templates, or
+//! come within [`QUICK_US`] and have different paths or queries: pages poll with a number that changes, but
+//! hardly that often.
 //!
 //! **Constants.** Pauses below [`PAUSE_MIN_US`] belong to one page's loading. After [`PAUSES`] pauses the
 //! count begins anew.
@@ -20,6 +21,7 @@ use crate::alert::Subject;
 const PERSON_SPREAD: f32 = 0.5;
 const PAUSE_MIN_US: f32 = 100_000.0;
 const PAUSE_MAX_US: f32 = 600e6;
+const QUICK_US: f32 = 600_000.0;
 const PAUSES: u16 = 40;
 
 /// Of one client.
@@ -27,6 +29,7 @@ const PAUSES: u16 = 40;
 pub(crate) struct PerClient {
     last_us: u64,
     template: u64,
+    target: u64,
     pauses: u16,
     mean: f32,
     squares: f32,
@@ -40,9 +43,11 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
     }
     let began_us = call.record.timestamp.unix_us().unsigned_abs();
     let pause_us = began_us.saturating_sub(client.last_us) as f32;
-    let is_other = client.template != call.template;
+    let is_other =
+        client.template != call.template || client.target != call.target && pause_us < QUICK_US;
     client.last_us = client.last_us.max(began_us);
     client.template = call.template;
+    client.target = call.target;
     if !is_other || !(PAUSE_MIN_US..PAUSE_MAX_US).contains(&pause_us) {
         return;
     }
@@ -65,6 +70,7 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
         PerClient {
             last_us: client.last_us,
             template: client.template,
+            target: client.target,
             ..PerClient::default()
         },
     );

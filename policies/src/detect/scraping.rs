@@ -1,6 +1,6 @@
 //! A client that takes far more data, or far more different things, than clients do.
 //!
-//! **Idea.** Bytes of responses, and different paths that were found, within a minute; each against other
+//! **Idea.** Bytes of responses, and different things (a path with its query) that were found, within a minute; each against other
 //! clients' and its own habit ([`Population`]).
 //!
 //! **Constants.** A response counts for [`RESPONSE_MAX`] times what is usual on its route at most, and for
@@ -18,7 +18,7 @@ use crate::alert::Subject;
 const WINDOW_S: u32 = 60;
 /// What a client of any service takes in a window.
 const BYTES_USUAL: f64 = 100_000.0;
-const PATHS_USUAL: f64 = 6.0;
+const THINGS_USUAL: f64 = 6.0;
 const RESPONSE_MAX: f32 = 8.0;
 const RESPONSE_BYTES: f32 = 16_384.0;
 
@@ -26,7 +26,7 @@ const RESPONSE_BYTES: f32 = 16_384.0;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PerClient {
     bytes: Habit,
-    paths: Habit,
+    things: Habit,
     seen: Distinct,
     window: u32,
 }
@@ -35,14 +35,14 @@ pub(crate) struct PerClient {
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
     bytes: Population,
-    paths: Population,
+    things: Population,
 }
 
 impl Default for Common {
     fn default() -> Self {
         Self {
             bytes: Population::new(BYTES_USUAL, 1.2, WINDOW_S),
-            paths: Population::new(PATHS_USUAL, 1.2, WINDOW_S),
+            things: Population::new(THINGS_USUAL, 1.2, WINDOW_S),
         }
     }
 }
@@ -93,10 +93,10 @@ pub(crate) fn observe(
         client.window = window;
         client.seen = Distinct::default();
     }
-    let new = client.seen.add(call.path);
+    let new = client.seen.add(call.target);
     if new > 0.0 {
         look(
-            common.paths.add(&mut client.paths, new, call.now_s),
+            common.things.add(&mut client.things, new, call.now_s),
             "different things",
         );
     }

@@ -51,6 +51,7 @@ struct Told<'t> {
     upstream_us: u64,
     bytes: u64,
     consumer: Option<&'static str>,
+    range: Option<&'static str>,
     rtt_us: Option<u32>,
     resent: u64,
     stack: &'static str,
@@ -70,6 +71,7 @@ impl Default for Told<'_> {
             upstream_us: 5_000,
             bytes: 900,
             consumer: None,
+            range: None,
             rtt_us: None,
             resent: 0,
             stack: "mss,sok,ts,nop,ws",
@@ -130,6 +132,11 @@ impl Service {
             time_client_send_us: Some(0),
             time_delivery_us: Some(400 + seen % 300),
             api_consumer_client_id: told.consumer.map(str::to_owned),
+            http_request_headers: told
+                .range
+                .map(|range| ("range".into(), range.to_owned()))
+                .into_iter()
+                .collect(),
             api: Arc::clone(&self.apis[usize::from(has_route)]),
             ..CallRecord::default()
         };
@@ -148,6 +155,13 @@ impl Service {
         self.calls += 1;
         self.detectors
             .observe(&mut record, &mut self.alerts, self.now_us * 1000);
+    }
+
+    /// A call within this second.
+    fn call_later(&mut self, after_us: u64, told: Told<'_>) {
+        self.now_us += after_us;
+        self.call(told);
+        self.now_us -= after_us;
     }
 
     /// Usual traffic for so many seconds, and at every one of them whatever `also` does.
@@ -480,19 +494,41 @@ fn each_attack_is_told_by_its_detector() {
             });
         }
     });
-    check_after(
-        900,
-        60,
-        "a shared key",
-        Detector::TokenSharing,
+    check("a stolen key", Detector::TokenSharing, |service, second| {
+        let client = 0x60_0000 + second as u32 % 8;
+        service.call(Told {
+            client,
+            consumer: Some("shop"),
+            ..Told::default()
+        });
+    });
+    check(
+        "ranges that overlap",
+        Detector::OverlappingRanges,
+        |service, _| {
+            service.call(Told {
+                client: STRANGER,
+                path: "/catalog",
+                range: Some("bytes=0-,5-1,5-2,5-3,5-4,5-5"),
+                ..Told::default()
+            });
+        },
+    );
+    check(
+        "page after page",
+        Detector::Regularity,
         |service, second| {
-            for at in 0..8 {
-                let client = 0x60_0000 + second as u32 * 8 + at;
-                service.call(Told {
-                    client,
-                    consumer: Some("shop"),
-                    ..Told::default()
-                });
+            for at in 0..5 {
+                let query = format!("page={}", second * 5 + at);
+                service.call_later(
+                    at * 200_000,
+                    Told {
+                        client: STRANGER,
+                        path: "/catalog",
+                        query: &query,
+                        ..Told::default()
+                    },
+                );
             }
         },
     );
@@ -586,6 +622,40 @@ fn each_disguise_is_told_by_its_detector() {
             });
         },
     );
+}
+
+#[test]
+fn a_key_that_all_users_of_an_application_have_may_come_from_anywhere() {
+    let mut service = Service::new(17);
+    let call = |service: &mut Service, client: u32| {
+        service.call(Told {
+            client,
+            consumer: Some("app"),
+            ..Told::default()
+        });
+    };
+    service.serve(300, |service, second| {
+        for at in 0..3 {
+            call(service, 0x10_0000 + ((second * 3 + at) % 200) as u32);
+        }
+    });
+    // A crowd comes.
+    service.serve(120, |service, second| {
+        for at in 0..10 {
+            call(service, 0x20_0000 + (second * 10 + at) as u32);
+        }
+    });
+    // A partner moves to another address, and back after a while.
+    for address in [300, 301, 300] {
+        service.serve(120, |service, _| {
+            service.call(Told {
+                client: address,
+                consumer: Some("partner"),
+                ..Told::default()
+            });
+        });
+    }
+    assert_eq!(service.alerted(), []);
 }
 
 #[test]

@@ -1,30 +1,87 @@
-//! One consumer's credentials that are used from many addresses: they were shared, or stolen.
+//! One consumer's credentials that are used from addresses which are not its own: they were shared, or stolen.
 //!
-//! **Idea.** Different addresses from which a consumer's calls succeed within a minute, against other
-//! consumers and its own habit ([`Population`]). A consumer is known where the configuration tells its
-//! client id.
+//! **Idea.** There are two kinds of credentials. A partner's key lives in few places: the addresses from which
+//! its calls succeed are remembered, and each call is [`Evidence`], for a thief if it comes from an address
+//! that was never seen, and for the owner otherwise. How often the owner itself appears at a new address is
+//! learned. An application's key is in the hands of all its users, who have more than [`PLACES_MAX`]
+//! addresses: of those the number of different ones within a minute is held against its own habit
+//! ([`Population`]). A consumer is known where the configuration tells its client id.
 //!
-//! What a new consumer does in its first dozen minutes is taken for its habit: an application's own key is in
-//! all its users' hands from the start.
+//! **Learning.** In a key's first [`KNOWN_CALLS`] calls and [`KNOWN_S`] seconds every address is its own.
+//! Later a new one becomes its own only while hardly anything speaks for a thief, so that the addresses of a
+//! theft stay strangers; of one theft each counts once. An application's first dozen minutes are taken for
+//! its habit.
 //!
-//! **When it is wrong.** A key that was used for a test becomes the application's.
+//! **Constants.** A thief, among the owner's calls, makes [`ATTACK`] of them from a new address; an owner
+//! never less than [`USUAL_MIN`], so that four new addresses in a row are enough, and two or three are not.
+//!
+//! **When it is wrong.** A key that was used for a test becomes the application's; an integration moves to
+//! several new addresses at once.
 
 use super::Detector;
 use super::call::{Call, Desk, Found, shown};
 use super::distinct::Distinct;
+use super::evidence::{Evidence, Share, log_ratio};
 use super::population::{Habit, Population};
 use crate::alert::Subject;
 
+const PLACES_MAX: usize = 16;
+const KNOWN_CALLS: u32 = 50;
+const KNOWN_S: u32 = 60;
+const ATTACK: f32 = 0.15;
+const USUAL: f32 = 0.01;
+const USUAL_MIN: f32 = 0.002;
+const USUAL_MAX: f32 = 0.25;
+const USUAL_WEIGHT: f32 = 50.0;
+const MEMORY: f32 = 2_000.0;
+const MEMORY_S: f32 = 600.0;
+/// Something speaks for a thief where the tail is lower.
+const LEARN_ABOVE: f64 = 1e-3;
 const WINDOW_S: u32 = 60;
-/// Addresses that a consumer of any service has in a window.
+/// Addresses that an application of any service has in a window.
 const ADDRESSES_USUAL: f64 = 2.0;
 
 /// Of one consumer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct PerConsumer {
+    places: Places,
     addresses: Distinct,
     window: u32,
     habit: Habit,
+}
+
+/// Where a key lives.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Its own addresses, by their hashes; 0: none.
+    own: [u32; PLACES_MAX],
+    calls: u32,
+    first_s: u32,
+    /// How often its owner appears at a new address.
+    moves: Share,
+    evidence: Evidence,
+    /// New addresses since something has spoken for a thief, and when that was.
+    strangers: Distinct,
+    since_s: u32,
+}
+
+impl Default for PerConsumer {
+    fn default() -> Self {
+        Self {
+            places: Places {
+                own: [0; PLACES_MAX],
+                calls: 0,
+                first_s: 0,
+                moves: Share::new(USUAL, USUAL_WEIGHT),
+                evidence: Evidence::default(),
+                strangers: Distinct::default(),
+                since_s: 0,
+            },
+            addresses: Distinct::default(),
+            window: 0,
+            habit: Habit::default(),
+        }
+    }
 }
 
 /// Of all consumers.
@@ -46,6 +103,25 @@ pub(crate) fn observe(
     desk: &mut Desk<'_>,
 ) {
     if !call.succeeded() {
+        return;
+    }
+    let places = &mut consumer.places;
+    if !places.are_many() {
+        let Some(tail) = places.add(call) else { return };
+        desk.look(Detector::TokenSharing, tail, || {
+            let strangers = f64::from(places.strangers.count().round());
+            Found {
+                subject: Subject::Consumer(shown(name).into()),
+                observed: strangers,
+                usual: 0.0,
+                summary: format!(
+                    "{} was used from {strangers} addresses from which it never was before",
+                    shown(name)
+                ),
+                since_s: places.since_s,
+                source: None,
+            }
+        });
         return;
     }
     let window = call.now_s / WINDOW_S;
@@ -71,5 +147,52 @@ pub(crate) fn observe(
             since_s: window * WINDOW_S,
             source: None,
         });
+    }
+}
+
+impl Places {
+    /// Whether there are too many to know each.
+    fn are_many(&self) -> bool {
+        self.own[PLACES_MAX - 1] != 0
+    }
+
+    /// Adds a call. The tail of what speaks for a thief, where the call is from a new address.
+    fn add(&mut self, call: &Call<'_>) -> Option<f64> {
+        let address = (call.client_key >> 32) as u32 | 1;
+        let is_new = !self.own.contains(&address);
+        if self.calls == 0 {
+            self.first_s = call.now_s;
+        }
+        self.calls = self.calls.saturating_add(1);
+        if self.calls <= KNOWN_CALLS || call.now_s < self.first_s + KNOWN_S {
+            self.moves.learn(is_new, MEMORY);
+            if is_new {
+                self.adopt(address);
+            }
+            return None;
+        }
+        if self.evidence.is_none() || self.strangers.is_full() {
+            self.strangers = Distinct::default();
+            self.since_s = call.now_s;
+        }
+        if is_new && self.strangers.add(call.client_key) == 0.0 {
+            return None;
+        }
+        let usual = self.moves.get().clamp(USUAL_MIN, USUAL_MAX);
+        let ratio = log_ratio(is_new, ATTACK, usual);
+        let tail = self.evidence.add(ratio, call.now_s, MEMORY_S);
+        if tail > LEARN_ABOVE {
+            self.moves.learn(is_new, MEMORY);
+            if is_new {
+                self.adopt(address);
+            }
+        }
+        is_new.then_some(tail)
+    }
+
+    fn adopt(&mut self, address: u32) {
+        if let Some(free) = self.own.iter_mut().find(|own| **own == 0) {
+            *free = address;
+        }
     }
 }

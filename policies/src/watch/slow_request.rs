@@ -4,7 +4,7 @@
 //! nothing at all for [`SILENT_NS`] after it was accepted, or is in a request body that crawls
 //! ([`Pace`](super::pace)). One held connection is a slow client or a lost packet. What is unusual is that
 //! one client holds many at the same time, and how many are unusual is learned ([`Usual`](super::usual)):
-//! from a service that knows nothing yet, some fifty.
+//! from a service that knows nothing yet, some thirty.
 //!
 //! Connections that ended because their time was up count for [`TIMED_OUT_S`] more: a gateway that closes
 //! them after ten seconds is not less under attack.

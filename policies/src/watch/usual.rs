@@ -16,7 +16,7 @@
 //! habit by a tenth of what it otherwise would.
 //!
 //! **Constants.** The prior weighs [`PRIOR_COUNT`] observations, which at their mean of
-//! [`PRIOR_MEAN`] lets one source of an unknown service have some fifty before it is told of, and never two
+//! [`PRIOR_MEAN`] lets one source of an unknown service have some thirty before it is told of, and never a
 //! hundred. A browser holds six connections to a host, and a phone that loses its network stalls all
 //! of them, so the mean is never below [`MEAN_MIN`]. What is learned fades with [`MEMORY`] observations.
 //!
@@ -26,11 +26,11 @@
 /// Observations that the prior counts for.
 const PRIOR_COUNT: f64 = 50.0;
 /// What a source has that has any.
-const PRIOR_MEAN: f64 = 4.0;
+const PRIOR_MEAN: f64 = 2.5;
 const MEAN_MIN: f64 = 2.0;
 /// Of ten sources one is taken to have some, before anything is known.
 const PRIOR_SHARE: (f64, f64) = (1.0, 10.0);
-const SHARE_MIN: f64 = 1e-3;
+const SHARE_MIN: f64 = 1e-4;
 const LIMIT_MEANS: f64 = 3.0;
 const MEMORY: f64 = 20_000.0;
 /// How much of a span goes into a source's habit.
@@ -115,11 +115,11 @@ mod tests {
     const THRESHOLDS: [f64; 2] = [4e-7, 4e-11];
 
     #[test]
-    fn an_unknown_service_lets_some_fifty_pass_and_never_two_hundred() {
+    fn an_unknown_service_lets_some_thirty_pass_and_never_a_hundred() {
         let usual = Usual::new(1.0);
-        assert!(usual.tail(40.0, 0.0) > THRESHOLDS[0]);
-        assert!(usual.tail(70.0, 0.0) < THRESHOLDS[0]);
-        assert!(usual.tail(200.0, 0.0) < THRESHOLDS[1] / 1000.0);
+        assert!(usual.tail(30.0, 0.0) > THRESHOLDS[0]);
+        assert!(usual.tail(40.0, 0.0) < THRESHOLDS[0]);
+        assert!(usual.tail(100.0, 0.0) < THRESHOLDS[1]);
     }
 
     #[test]
