@@ -9,7 +9,7 @@ use std::sync::Arc;
 use calltap_correlate::exchange::ApiNames;
 use calltap_correlate::record::{CallRecord, Kind, Timestamp};
 use calltap_policies::alert::{Alerts, Terms};
-use calltap_policies::detect::{Bounds, Detectors};
+use calltap_policies::detect::{Bounds, Detectors, TableUsage};
 use rustix::time::{ClockId, clock_gettime};
 
 const CLIENTS: u64 = 100_000;
@@ -57,11 +57,13 @@ fn main() {
     let mut costs: Vec<f64> = (0..ROUNDS).map(|_| round(&mut detectors)).collect();
     costs.sort_by(f64::total_cmp);
     println!("{:.0} ns a call", costs[ROUNDS / 2]);
-    for (what, known, refused) in detectors.tables() {
-        println!("{what}: {known} known, {refused} found no room");
-    }
-    for (what, bytes) in Detectors::BYTES_PER_KEY {
-        println!("{what}: {bytes} bytes each");
+    for (what, usage) in detectors.usage() {
+        let TableUsage {
+            known,
+            refused,
+            bytes_per_key,
+        } = usage;
+        println!("{what}: {known} known, {refused} found no room, {bytes_per_key} bytes each");
     }
 }
 

@@ -124,12 +124,14 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     });
     replay.bar.finish_and_clear();
     let Replay {
+        policies,
         mut summary,
         mut out,
         written,
         ..
     } = replay;
     summary.elapsed = begun.elapsed();
+    summary.keys = policies.detectors.usage().into();
     let written = written.and_then(|()| {
         match args.json {
             true => writeln!(out, "{}", summary.to_json(&config))?,
@@ -182,17 +184,17 @@ struct Replay<'c> {
 }
 
 impl Replay<'_> {
-    fn take(&mut self, records: Vec<CallRecord>) {
+    fn take(&mut self, mut records: Vec<CallRecord>) {
         let begun = Instant::now();
-        for record in records {
+        for record in &mut records {
             self.replay(record);
         }
         self.summary.policies += begun.elapsed();
     }
 
-    fn replay(&mut self, mut record: CallRecord) {
+    fn replay(&mut self, record: &mut CallRecord) {
         self.summary.records += 1;
-        let end_ns = ended_ns(&record);
+        let end_ns = ended_ns(record);
         if end_ns + LATE_NS < self.now_ns {
             self.summary.late += 1;
         }
@@ -203,9 +205,9 @@ impl Replay<'_> {
         record.sampling_one_in = None;
         if record.kind == Kind::Call {
             self.summary.calls += 1;
-            self.admit(&mut record);
+            self.admit(record);
         }
-        match self.policies.review(&mut record, self.now_ns) {
+        match self.policies.review(record, self.now_ns) {
             Fate::Kept => self.summary.kept += 1,
             Fate::Filtered => self.summary.filtered += 1,
             Fate::Sampled => self.summary.sampled += 1,

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use calltap_policies::detect::TableUsage;
 use indicatif::HumanCount;
 use serde_json::json;
 
@@ -29,6 +30,8 @@ pub(super) struct Summary {
     pub(super) elapsed: Duration,
     /// How much of that policies took.
     pub(super) policies: Duration,
+    /// What detectors kept of clients, routes and consumers.
+    pub(super) keys: Vec<(&'static str, TableUsage)>,
 }
 
 /// Said where rules before forwarding were replayed.
@@ -76,6 +79,20 @@ impl Summary {
                 })
             })
             .collect();
+        let keys: serde_json::Map<_, _> = self
+            .keys
+            .iter()
+            .map(|(what, usage)| {
+                let TableUsage {
+                    known,
+                    refused,
+                    bytes_per_key,
+                } = usage;
+                let usage =
+                    json!({"known": known, "refused": refused, "bytes_per_key": bytes_per_key});
+                ((*what).to_owned(), usage)
+            })
+            .collect();
         json!({"summary": {
             "records": self.records,
             "calls": self.calls,
@@ -93,6 +110,7 @@ impl Summary {
             "records_dropped": {"filtered": self.filtered, "sampled": self.sampled},
             "alerts_opened": self.opened,
             "alerts_resolved": self.resolved,
+            "keys": keys,
         }})
     }
 

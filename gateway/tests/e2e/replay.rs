@@ -122,6 +122,9 @@ fn what_a_gateway_recorded_is_replayed() {
     ] {
         assert_eq!(all[key], value, "{key}");
     }
+    let clients = &all["keys"]["clients"];
+    assert!(clients["known"].as_u64() > Some(0), "{clients}");
+    assert!(clients["bytes_per_key"].as_u64() > Some(0), "{clients}");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(
         errors.trim(),

@@ -33,6 +33,8 @@ pub struct Replayed {
     pub policies_ns: f64,
     /// What the process held at most, KiB.
     pub memory_kib: u64,
+    /// Bytes that detectors keep of each client, route and consumer.
+    pub bytes_per_key: BTreeMap<String, u64>,
 }
 
 /// Makes up `calls` calls and replays them.
@@ -115,6 +117,11 @@ impl Replayed {
             let number = |name: &str| summary[name].as_f64();
             self.calls = summary["calls"].as_u64().context("no number of calls")?;
             self.policies_ns = number("policies_ns_per_record").context("no time of policies")?;
+            let keys = summary["keys"].as_object().context("no keys")?;
+            for (what, usage) in keys {
+                let bytes = usage["bytes_per_key"].as_u64().context("no bytes")?;
+                self.bytes_per_key.insert(what.clone(), bytes);
+            }
             if summary["bad_lines"] != 0 {
                 bail!("{} lines were no records to calltap", summary["bad_lines"]);
             }
@@ -163,9 +170,12 @@ mod tests {
             replayed.told,
             ["2026-01-01T00:00:00Z, route_rate about route /orders: many"]
         );
-        let summary = r#"{"summary":{"calls":7,"bad_lines":0,"policies_ns_per_record":1500}}"#;
-        assert!(replayed.take(summary).unwrap());
+        let summary = r#"{"summary":{"calls":7,"bad_lines":0,"policies_ns_per_record":1500,
+            "keys":{"clients":{"known":3,"refused":0,"bytes_per_key":400}}}}"#
+            .replace('\n', "");
+        assert!(replayed.take(&summary).unwrap());
         assert_eq!((replayed.calls, replayed.policies_ns), (7, 1_500.0));
+        assert_eq!(replayed.bytes_per_key["clients"], 400);
         assert!(replayed.take(&summary.replace(":0", ":2")).is_err());
         assert!(replayed.take("error").is_err());
     }

@@ -135,12 +135,14 @@ impl Outcome {
                 });
             }
         }
-        goals.push(Goal {
-            what: "false alerts in a million calls",
-            is: format!("{:.2}", self.wrong_per_million()),
-            at: format!("at most {FALSE_MAX}"),
-            reached: self.wrong_per_million() <= FALSE_MAX,
-        });
+        if self.benign > 0 {
+            goals.push(Goal {
+                what: "false alerts in a million calls",
+                is: format!("{:.2}", self.wrong_per_million()),
+                at: format!("at most {FALSE_MAX}"),
+                reached: self.wrong_per_million() <= FALSE_MAX,
+            });
+        }
         goals
     }
 
@@ -228,12 +230,18 @@ impl Outcome {
             );
         }
         if let Some(replayed) = &self.replayed {
+            let keys: Vec<String> = replayed
+                .bytes_per_key
+                .iter()
+                .map(|(what, bytes)| format!("{bytes} bytes for each of the {what}"))
+                .collect();
             text += &format!(
                 "{} calls of {:.1} days were made up from real records and replayed; policies took {:.0} ns of \
-                 each, and the process held {} MiB at most. ",
+                 each, detectors keep {}, and the process held {} MiB at most. ",
                 replayed.calls,
                 replayed.days,
                 replayed.policies_ns,
+                keys.join(", "),
                 replayed.memory_kib / 1024
             );
         }

@@ -8,7 +8,7 @@ use calltap_correlate::record::{CallRecord, Kind};
 use super::call::{Call, Desk};
 use super::evidence::Evidence;
 use super::population::Habit;
-use super::table::Table;
+use super::table::{Table, TableUsage};
 use super::{
     auth_account, auth_failures, auth_spray, client_rate, cost_share, injection, network_shift,
     novelty, object_enumeration, overlapping_ranges, regularity, route_errors, route_latency,
@@ -98,16 +98,6 @@ struct Consumer {
 }
 
 impl Detectors {
-    /// Bytes that a client, a route and a consumer take, the index of their table included.
-    pub const BYTES_PER_KEY: [(&'static str, usize); 3] = [
-        ("client", size_of::<Client>() + Table::<Client>::INDEX_BYTES),
-        ("route", size_of::<Route>() + Table::<Route>::INDEX_BYTES),
-        (
-            "consumer",
-            size_of::<Consumer>() + Table::<Consumer>::INDEX_BYTES,
-        ),
-    ];
-
     /// Nothing learned yet.
     pub fn new(bounds: Bounds) -> Self {
         Self {
@@ -258,12 +248,12 @@ impl Detectors {
         desk.close(None, now_ns);
     }
 
-    /// Clients, routes and consumers that are known, and how often one found no room.
-    pub fn tables(&self) -> [(&'static str, usize, u64); 3] {
+    /// What is kept of clients, routes and consumers.
+    pub fn usage(&self) -> [(&'static str, TableUsage); 3] {
         [
-            ("clients", self.clients.len(), self.clients.refused()),
-            ("routes", self.routes.len(), self.routes.refused()),
-            ("consumers", self.consumers.len(), self.consumers.refused()),
+            ("clients", self.clients.usage()),
+            ("routes", self.routes.usage()),
+            ("consumers", self.consumers.usage()),
         ]
     }
 }

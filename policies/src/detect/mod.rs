@@ -41,6 +41,7 @@ use crate::alert::{Blame, Severity};
 pub use detectors::{Bounds, Detectors};
 pub(crate) use evidence::{Evidence, Share, log_ratio};
 pub(crate) use table::Table;
+pub use table::TableUsage;
 
 /// A detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +70,7 @@ pub enum Detector {
     SlowRequest,
     SlowRead,
     HalfOpen,
+    ListenerScan,
     SynFlood,
     ConnectionChurn,
 }
@@ -140,6 +142,7 @@ detectors! {
     SlowRequest "slow_request" Critical CLIENT, "a client keeps connections open by sending its requests as slowly as it can";
     SlowRead "slow_read" Critical CLIENT, "a client keeps responses waiting by not reading them";
     HalfOpen "half_open" Warning CLIENT, "a source begins connections and never completes them: a port scan";
+    ListenerScan "listener_scan" Warning CLIENT, "a client connects to one listener after the other and calls none: a port scan";
     SynFlood "syn_flood" Critical CLIENT, "a listener gets far more SYNs than connections: a flood, probably with forged addresses";
     ConnectionChurn "connection_churn" Warning CLIENT, "a client opens and closes connections far more often than it calls";
 }

@@ -1,17 +1,22 @@
 //! A client that claims to be a browser and calls as evenly as a machine.
 //!
 //! **Idea.** People's pauses between calls are spread over orders of magnitude; a script's are all alike. Of
-//! the logarithms of the pauses between calls to different things the sum of squares follows, for a
-//! person, a chi-square law with at least the spread [`PERSON_SPREAD`]; its lower tail says how likely it is
-//! to be so even by chance. Only clients whose user agent says `Mozilla/` are looked at: a health checker
-//! says what it is and is none of this detector's business. Different things have different templates, or
-//! come within [`QUICK_US`] and have different paths or queries: pages poll with a number that changes, but
-//! hardly that often.
+//! the logarithms of a run of pauses the sum of squares follows, for a person, a chi-square law with at least
+//! the spread [`PERSON_SPREAD`]; its lower tail says how likely it is to be so even by chance. Only clients
+//! whose user agent says `Mozilla/` are looked at: a health checker says what it is and is none of this
+//! detector's business.
 //!
-//! **Constants.** Pauses below [`PAUSE_MIN_US`] belong to one page's loading. After [`PAUSES`] pauses the
-//! count begins anew.
+//! **Two kinds of runs.** Pauses between calls to different templates, whatever comes between: a page that
+//! polls asks the same again. And pauses below [`QUICK_US`] between different things (a path with its query),
+//! one right after the other: pages poll with a number that changes, but hardly that often. A longer or
+//! shorter pause, or the same thing again, ends such a run, for of many people behind one address those
+//! pauses alone would look even.
 //!
-//! **When it is wrong.** A page that asks two different things in turn, by a timer.
+//! **Constants.** Pauses below [`PAUSE_MIN_US`] belong to one page's loading. After [`PAUSES`] pauses a run
+//! begins anew.
+//!
+//! **When it is wrong.** A page that asks two different things in turn by a timer, or many things one after
+//! the other.
 
 use super::Detector;
 use super::call::{Call, Desk, Found};
@@ -30,9 +35,29 @@ pub(crate) struct PerClient {
     last_us: u64,
     template: u64,
     target: u64,
+    steps: Run,
+    quick: Run,
+}
+
+/// Pauses so far, and the mean and the sum of squares of their logarithms.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
     pauses: u16,
     mean: f32,
     squares: f32,
+}
+
+impl Run {
+    /// Adds a pause; gives the run when it is long enough, and begins anew.
+    fn add(&mut self, pause_us: f32) -> Option<Self> {
+        // Welford's update.
+        let value = pause_us.ln();
+        self.pauses += 1;
+        let delta = value - self.mean;
+        self.mean += delta / f32::from(self.pauses);
+        self.squares += delta * (value - self.mean);
+        (self.pauses == PAUSES).then(|| std::mem::take(self))
+    }
 }
 
 /// Looks at a call.
@@ -43,37 +68,28 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
     }
     let began_us = call.record.timestamp.unix_us().unsigned_abs();
     let pause_us = began_us.saturating_sub(client.last_us) as f32;
-    let is_other =
-        client.template != call.template || client.target != call.target && pause_us < QUICK_US;
+    let is_step = client.template != call.template;
+    let is_other = client.target != call.target;
     client.last_us = client.last_us.max(began_us);
     client.template = call.template;
     client.target = call.target;
-    if !is_other || !(PAUSE_MIN_US..PAUSE_MAX_US).contains(&pause_us) {
-        return;
+    let mut run = None;
+    if is_step && (PAUSE_MIN_US..PAUSE_MAX_US).contains(&pause_us) {
+        run = client.steps.add(pause_us);
     }
-    // Welford's update.
-    let value = pause_us.ln();
-    client.pauses += 1;
-    let delta = value - client.mean;
-    client.mean += delta / f32::from(client.pauses);
-    client.squares += delta * (value - client.mean);
-    if client.pauses < PAUSES {
-        return;
+    if is_other && (PAUSE_MIN_US..QUICK_US).contains(&pause_us) {
+        run = client.quick.add(pause_us).or(run);
+    } else {
+        client.quick = Run::default();
     }
-    let PerClient {
+    let Some(Run {
         pauses,
         mean,
         squares,
-        ..
-    } = std::mem::replace(
-        client,
-        PerClient {
-            last_us: client.last_us,
-            template: client.template,
-            target: client.target,
-            ..PerClient::default()
-        },
-    );
+    }) = run
+    else {
+        return;
+    };
     let free = f64::from(pauses - 1);
     let chi_square = f64::from(squares) / f64::from(PERSON_SPREAD * PERSON_SPREAD);
     let spread = (f64::from(squares) / free).sqrt();

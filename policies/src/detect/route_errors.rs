@@ -4,7 +4,8 @@
 //! failure is a status from 500 on, or an upstream that gave no answer. A client that left is none, unless it
 //! had waited [`PATIENCE_US`] for an upstream that said nothing; what a policy refused is none either.
 //!
-//! **Constants.** The usual share is learned over [`MEMORY`] calls, is at least [`USUAL_MIN`] and is not
+//! **Constants.** The usual share is learned over [`MEMORY`] calls from [`USUAL`] on, is at least
+//! [`USUAL_MIN`], with which four clients in a row that fail are enough, and is not
 //! learned while evidence gathers, but for every [`SLOWLY`]th call: a route that stays broken is usual
 //! after a day or so. Failures of one client in a row count a quarter: one that repeats its broken
 //! request is not an outage.
@@ -18,7 +19,8 @@ use super::call::{Call, Desk, Found};
 use super::evidence::{Evidence, Share, log_ratio};
 use crate::alert::Subject;
 
-const USUAL_MIN: f32 = 0.02;
+const USUAL: f32 = 0.02;
+const USUAL_MIN: f32 = 0.005;
 const ATTACK_MAX: f32 = 0.95;
 const MEMORY: f32 = 5_000.0;
 const MEMORY_S: f32 = 300.0;
@@ -43,7 +45,7 @@ impl Default for PerRoute {
     fn default() -> Self {
         Self {
             evidence: Evidence::default(),
-            usual: Share::new(USUAL_MIN, 50.0),
+            usual: Share::new(USUAL, 50.0),
             last_failed: 0,
             skipped: 0,
             failed: 0,

@@ -2,12 +2,13 @@
 //!
 //! **Idea.** Its calls in each minute are a [`Series`], which knows the last minutes, the same time on earlier
 //! days, and everything seen. How unlikely each minute is is [`bet`] on, so that some minutes of silence are
-//! [`Evidence`] enough where one could be chance. Fewer calls alert by that alone. More calls do only where each client calls
-//! more, too: more clients are a campaign, and what one of them does is [`super::client_rate`]'s.
+//! [`Evidence`] enough where one could be chance. More calls alert only where each client calls more, too: more
+//! clients are a campaign, and what one of them does is [`super::client_rate`]'s. Fewer calls alert only where
+//! there are fewer clients, too: a job that has ended is no outage, even if most of the calls were its.
 //!
-//! **Constants.** Calls for each client have to be [`EACH_FACTOR`] times what they usually are, which is
-//! learned over about [`EACH_MEMORY`] minutes. Nothing is said of a route in its first day
-//! ([`MINUTES_MIN`]), whose shape is not known before.
+//! **Constants.** Calls for each client have to be [`EACH_FACTOR`] times what they usually are, or clients
+//! fewer by [`CLIENTS_FACTOR`]; both are learned over about [`USUAL_MEMORY`] minutes. Nothing is said of a
+//! route in its first day ([`MINUTES_MIN`]), whose shape is not known before.
 //!
 //! **When it is wrong.** The first holiday, and whatever else people do once a year.
 
@@ -20,7 +21,8 @@ use crate::alert::Subject;
 
 const MINUTE_S: u32 = 60;
 const EACH_FACTOR: f32 = 3.0;
-const EACH_MEMORY: f32 = 60.0;
+const CLIENTS_FACTOR: f32 = 2.0;
+const USUAL_MEMORY: f32 = 60.0;
 const MINUTES_MIN: u32 = 1_440;
 const MEMORY_S: f32 = 900.0;
 
@@ -34,8 +36,10 @@ pub(crate) struct PerRoute {
     minutes: u32,
     calls: u32,
     clients: Distinct,
-    /// How many calls a client usually makes in a minute.
-    each: f32,
+    /// How many clients there usually are in a minute...
+    usual_clients: f32,
+    /// ...and how many calls each makes.
+    usual_each: f32,
 }
 
 impl PerRoute {
@@ -65,29 +69,33 @@ pub(crate) fn tick(
     route.minute = minute;
     route.minutes += 1;
     let calls = std::mem::take(&mut route.calls);
-    let clients = std::mem::take(&mut route.clients).count().max(1.0);
+    let clients = std::mem::take(&mut route.clients).count();
     let unusual = route.series.observe(u64::from(since_s), f64::from(calls));
-    let each = calls as f32 / clients;
-    let usual_each = route.each;
+    let each = calls as f32 / clients.max(1.0);
+    let PerRoute {
+        usual_clients,
+        usual_each,
+        ..
+    } = *route;
+    let step = (1.0 / USUAL_MEMORY).max(1.0 / route.minutes as f32);
+    route.usual_clients += (clients - usual_clients) * step;
     if calls > 0 {
-        let step = (1.0 / EACH_MEMORY).max(1.0 / route.minutes as f32);
         // An attack teaches no more than twice of what is usual.
         let learned = if route.minutes > MINUTES_MIN {
             each.min(2.0 * usual_each)
         } else {
             each
         };
-        route.each += (learned - usual_each) * step;
+        route.usual_each += (learned - usual_each) * step;
     }
     if route.minutes <= MINUTES_MIN {
         return;
     }
-    let more = unusual.direction == Direction::Up;
-    let tail = if more && each < EACH_FACTOR * usual_each {
-        1.0
-    } else {
-        unusual.tail
+    let is_theirs = match unusual.direction {
+        Direction::Up => each >= EACH_FACTOR * usual_each,
+        Direction::Down => clients * CLIENTS_FACTOR <= usual_clients,
     };
+    let tail = if is_theirs { unusual.tail } else { 1.0 };
     if route.evidence.is_none() {
         route.since_s = since_s;
     }
@@ -161,6 +169,10 @@ mod tests {
         let mut days = Days::usual();
         assert!((0..600).all(|_| !days.pass(600.0, 40.0)), "usual");
         assert!((0..10).any(|_| days.pass(0.0, 0.0)), "silence");
+        let mut days = Days::usual();
+        assert!((0..60).all(|_| !days.pass(100.0, 40.0)), "a job that ended");
+        let mut days = Days::usual();
+        assert!((0..20).any(|_| days.pass(60.0, 4.0)), "an outage elsewhere");
         let mut days = Days::usual();
         assert!((0..10).any(|_| days.pass(30_000.0, 42.0)), "a flood");
         let mut days = Days::usual();

@@ -28,6 +28,17 @@ struct Entry {
     count: u32,
 }
 
+/// What a table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableUsage {
+    /// Keys it knows.
+    pub known: usize,
+    /// How often a key found no room.
+    pub refused: u64,
+    /// Bytes that each key takes, its place in the index included.
+    pub bytes_per_key: usize,
+}
+
 /// Values by key, at most so many.
 #[derive(Debug)]
 pub(crate) struct Table<V> {
@@ -41,9 +52,6 @@ pub(crate) struct Table<V> {
 }
 
 impl<V: Default> Table<V> {
-    /// Bytes that a key takes beside its value.
-    pub(crate) const INDEX_BYTES: usize = size_of::<Entry>();
-
     /// Room for at least `keys_max` keys. The count of one that does not come halves in `half_life_s`.
     pub(crate) fn new(keys_max: usize, half_life_s: u32) -> Self {
         let buckets = keys_max.div_ceil(BUCKET).next_power_of_two();
@@ -117,14 +125,13 @@ impl<V: Default> Table<V> {
         self.values.iter_mut()
     }
 
-    /// Keys it holds.
-    pub(crate) fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// How often a key found no room.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused
+    /// How full it is.
+    pub(crate) fn usage(&self) -> TableUsage {
+        TableUsage {
+            known: self.values.len(),
+            refused: self.refused,
+            bytes_per_key: size_of::<V>() + size_of::<Entry>(),
+        }
     }
 }
 
@@ -159,7 +166,7 @@ mod tests {
             })
             .count();
         assert!(kept >= 3_960, "{kept} of 4000");
-        assert!(table.len() <= 8_192);
+        assert!(table.usage().known <= 8_192);
         // One that comes again and again finds its place even now.
         let newcomer = spread(1 << 50);
         assert!((0..300).any(|_| table.get(newcomer, 4).is_some()));

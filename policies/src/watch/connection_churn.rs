@@ -7,7 +7,8 @@
 //! address, has ten; a browser that opened some in advance has six. Floods and scans have thousands.
 //!
 //! **When it is wrong.** A probe that connects ten times a second is told of until it has become a habit.
-//! A scan of many ports has one connection here for each of the gateway's listeners, and is not seen.
+//! A scan of many ports has one connection here for each of the gateway's listeners: that is
+//! [`listener_scan`](super::listener_scan)'s.
 //! Connections that ended for lack of time are [`slow_request`](super::slow_request)'s.
 
 use std::collections::HashMap;
@@ -66,7 +67,7 @@ impl ConnectionChurn {
         }
         for (client, balance) in &self.balance {
             let number = u32::try_from(*balance).unwrap_or(0);
-            self.discarded.add(*client, number);
+            self.discarded.add(*client, number, 1);
         }
         const DETECTOR: Detector = Detector::ConnectionChurn;
         let discarded = &mut self.discarded;

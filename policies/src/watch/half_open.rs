@@ -20,7 +20,7 @@
 //! and mobile ones vanish. Six incomplete handshakes and no complete one are then what alerts; with what is
 //! learned from a service on the open internet five. What was gathered fades within [`MEMORY_S`].
 //!
-//! **When it is wrong.** A scan that touches each of our listeners once is not told from a client that
+//! **When it is wrong.** A scan of few listeners that touches each of them once is not told from a client that
 //! changed its mind; a slow one (less than one handshake in some minutes) fades as fast as it gathers. Under
 //! SYN cookies handshakes that are never reset are not seen.
 

@@ -2,7 +2,8 @@
 //! held and of discarded connections share.
 //!
 //! A *span* is so many seconds; the most that a source had in it is what is learned ([`Usual`]). Within a
-//! span every look at a source that has [`FEW`] or more is weighed.
+//! span every look at a source that has [`FEW`] or more is weighed. What lasts may count for more than one:
+//! it is weights that are compared, and numbers that are told.
 //!
 //! **A network's clients.** The same is asked of the network that clients share, where at least
 //! [`CLIENTS_MIN`] of them take part and none has most of it: an attack from many addresses of one network,
@@ -33,8 +34,10 @@ const HABIT_HALF_LIFE_S: u32 = 24 * 3600;
 /// What one source had within a span.
 #[derive(Clone, Copy, Debug, Default)]
 struct Had {
-    /// By now, and at most.
+    /// By now.
     now: u32,
+    /// What they weigh, by now and at most.
+    weight: u32,
     most: u32,
     /// Of a network: its clients that have any now, and the most that one of them has.
     clients: u32,
@@ -62,6 +65,8 @@ pub(super) struct Unusual {
     /// How likely it is.
     pub(super) tail: f64,
     pub(super) number: u32,
+    /// What they weigh, and what is usual.
+    pub(super) weight: u32,
     pub(super) usual: f64,
     /// Of a network: clients that take part.
     pub(super) clients: u32,
@@ -86,16 +91,19 @@ impl Holding {
     pub(super) fn clear(&mut self) {
         for had in self.had.values_mut() {
             had.now = 0;
+            had.weight = 0;
         }
     }
 
-    /// A client has so many more.
-    pub(super) fn add(&mut self, client: Source, number: u32) {
+    /// A client has so many more, which weigh so much each.
+    pub(super) fn add(&mut self, client: Source, number: u32, weight: u32) {
         if number == 0 || (self.had.len() >= SOURCES_IN_SPAN_MAX && !self.had.contains_key(&client))
         {
             return;
         }
-        self.had.entry(client).or_default().now += number;
+        let had = self.had.entry(client).or_default();
+        had.now += number;
+        had.weight += number * weight;
     }
 
     /// The look is over: tells who has more than is usual. `present` is how many clients there are at all.
@@ -110,7 +118,7 @@ impl Holding {
         let now_s = (now_ns / 1_000_000_000) as u32;
         self.add_networks();
         for (source, had) in &mut self.had {
-            had.most = had.most.max(had.now);
+            had.most = had.most.max(had.weight);
             if had.now < FEW {
                 had.since_ns = 0;
                 continue;
@@ -126,12 +134,13 @@ impl Holding {
             };
             let key = self.hasher.hash_one(source);
             let habit = self.habits.get(key, now_s).map_or(0.0, |habit| *habit);
-            let tail = usual.tail(had.now.into(), habit);
+            let tail = usual.tail(had.weight.into(), habit);
             if alerts.weigh(detector, tail) {
                 let found = Unusual {
                     source: *source,
                     tail,
                     number: had.now,
+                    weight: had.weight,
                     usual: usual.mean().max(habit.into()),
                     clients: had.clients,
                     since_ns: had.since_ns,
@@ -154,6 +163,7 @@ impl Holding {
             {
                 let network = networks.entry(Source::network(*address)).or_default();
                 network.now += had.now;
+                network.weight += had.weight;
                 network.clients += 1;
                 network.most_of_client = network.most_of_client.max(had.now);
             }
@@ -161,6 +171,7 @@ impl Holding {
         for (network, counted) in networks {
             let had = self.had.entry(network).or_default();
             had.now = counted.now;
+            had.weight = counted.weight;
             had.clients = counted.clients;
             had.most_of_client = counted.most_of_client;
         }
@@ -192,7 +203,7 @@ impl Holding {
             usual.learn(had.most.into(), habit.unwrap_or(&mut homeless));
         }
         had.retain(|_, had| {
-            had.most = had.now;
+            had.most = had.weight;
             had.now > 0
         });
     }
@@ -205,12 +216,15 @@ impl Unusual {
         if let Source::Network(..) = self.source {
             summary += &format!(", from {} addresses", self.clients);
         }
+        if self.weight > self.number {
+            summary += &format!(", some for long, which counts as {}", self.weight);
+        }
         summary += &format!("; {:.0} are usual", self.usual);
         Signal {
             detector,
             subject: self.source.subject(),
             tail: self.tail,
-            observed: self.number.into(),
+            observed: self.weight.into(),
             usual: self.usual,
             summary,
             since_ns: self.since_ns,

@@ -6,6 +6,7 @@
 
 mod connection_churn;
 mod half_open;
+mod listener_scan;
 mod slow_read;
 mod slow_request;
 mod syn_flood;
@@ -24,6 +25,7 @@ use crate::alert::Alerts;
 
 use connection_churn::ConnectionChurn;
 use half_open::HalfOpen;
+use listener_scan::ListenerScan;
 use slow_read::SlowRead;
 use slow_request::SlowRequest;
 use source::Source;
@@ -143,6 +145,7 @@ pub struct Watch {
     slow_read: SlowRead,
     connection_churn: ConnectionChurn,
     half_open: HalfOpen,
+    listener_scan: ListenerScan,
     syn_flood: SynFlood,
     clients: Clients,
 }
@@ -155,6 +158,7 @@ impl Watch {
             slow_read: SlowRead::new(sources_max),
             connection_churn: ConnectionChurn::new(sources_max),
             half_open: HalfOpen::new(sources_max),
+            listener_scan: ListenerScan::new(sources_max),
             syn_flood: SynFlood::default(),
             clients: Clients::default(),
         }
@@ -171,6 +175,7 @@ impl Watch {
     pub fn closed(&mut self, socket: &ClosedSocket, now_ns: u64) {
         self.slow_request.closed(socket, now_ns);
         self.connection_churn.closed(socket, now_ns);
+        self.listener_scan.closed(socket);
     }
 
     /// Every listener of which the kernel counts what comes.
@@ -195,6 +200,7 @@ impl Watch {
         self.slow_request.tick(present, now_ns, alerts);
         self.slow_read.tick(present, now_ns, alerts);
         self.connection_churn.tick(present, now_ns, alerts);
+        self.listener_scan.tick(now_ns, alerts);
     }
 }
 

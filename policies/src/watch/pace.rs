@@ -4,6 +4,9 @@
 //! is what servers are told to demand of request bodies (Apache's mod_reqtimeout: `MinRate=500`): less than a
 //! tenth of the slowest mobile network, and far more than tools that hold connections send, which is a few
 //! bytes in ten seconds. A mean over the whole body would let a fast beginning pay for a crawling end.
+//!
+//! Stretches in which it crawled one after the other count, up to [`STRETCHES_MAX`]: a network that stalls for
+//! some seconds is usual, and the longer a connection crawls the less it is that.
 
 use std::collections::HashMap;
 
@@ -11,6 +14,7 @@ use calltap_correlate::socket::SocketCookie;
 
 const STRETCH_NS: u64 = 5_000_000_000;
 const FLOOR_BYTES_PER_S: u64 = 500;
+const STRETCHES_MAX: u32 = 3;
 /// More connections are not followed: as many as there can be in most configurations.
 const FOLLOWED_MAX: usize = 65_536;
 
@@ -20,7 +24,7 @@ struct Track {
     sweep: u32,
     begin_ns: u64,
     bytes: u64,
-    crawls: bool,
+    crawled: u32,
     /// What was seen within the stretch.
     seen: Seen,
 }
@@ -44,23 +48,23 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A connection has got on to so many bytes. Whether it crawls, and of all that was seen within the
-    /// stretch the strongest says that it is the client's doing.
-    pub(super) fn crawls(
+    /// A connection has got on to so many bytes. For how many stretches it has crawled, in which of all that
+    /// was seen the strongest says that it is the client's doing.
+    pub(super) fn crawled(
         &mut self,
         cookie: SocketCookie,
         bytes: u64,
         seen: Seen,
         now_ns: u64,
-    ) -> bool {
+    ) -> u32 {
         if self.tracks.len() >= FOLLOWED_MAX && !self.tracks.contains_key(&cookie) {
-            return false;
+            return 0;
         }
         let track = self.tracks.entry(cookie).or_insert(Track {
             sweep: self.sweep,
             begin_ns: now_ns,
             bytes,
-            crawls: false,
+            crawled: 0,
             seen,
         });
         track.sweep = self.sweep;
@@ -69,12 +73,16 @@ impl Pace {
         if passed_ns >= STRETCH_NS {
             let got_on = bytes.saturating_sub(track.bytes);
             let least = FLOOR_BYTES_PER_S * passed_ns / 1_000_000_000;
-            track.crawls = got_on < least && track.seen == Seen::Client;
+            let crawls = got_on < least && track.seen == Seen::Client;
+            track.crawled = match crawls {
+                true => (track.crawled + 1).min(STRETCHES_MAX),
+                false => 0,
+            };
             track.begin_ns = now_ns;
             track.bytes = bytes;
             track.seen = seen;
         }
-        track.crawls
+        track.crawled
     }
 
     /// The sweep is over: whoever it did not see is followed no more.

@@ -52,9 +52,9 @@ impl SlowRead {
             true => Seen::Client,
             false => Seen::Nothing,
         };
-        if self.acked.crawls(socket.cookie, got_on, seen, now_ns) {
-            self.held.add(Source::client(socket.peer.ip()), 1);
-        }
+        let stretches = self.acked.crawled(socket.cookie, got_on, seen, now_ns);
+        let client = Source::client(socket.peer.ip());
+        self.held.add(client, u32::from(stretches > 0), stretches);
     }
 
     pub(super) fn tick(&mut self, present: usize, now_ns: u64, alerts: &mut Alerts) {

@@ -63,8 +63,10 @@ impl SlowRequest {
         let for_ns = now_ns.saturating_sub(socket.since_ns);
         let client = Source::client(socket.peer.ip());
         match socket.doing {
-            Doing::Head | Doing::Securing if for_ns >= HEAD_NS => self.held.add(client, 1),
-            Doing::Idle if socket.calls == 0 && for_ns >= SILENT_NS => self.silent.add(client, 1),
+            Doing::Head | Doing::Securing if for_ns >= HEAD_NS => self.held.add(client, 1, 1),
+            Doing::Idle if socket.calls == 0 && for_ns >= SILENT_NS => {
+                self.silent.add(client, 1, 1)
+            }
             Doing::Body => {
                 let seen = match socket.unread_bytes {
                     Some(1..) => Seen::Other,
@@ -73,9 +75,8 @@ impl SlowRequest {
                 let LiveSocket {
                     cookie, read_bytes, ..
                 } = *socket;
-                if self.bodies.crawls(cookie, read_bytes, seen, now_ns) {
-                    self.held.add(client, 1);
-                }
+                let stretches = self.bodies.crawled(cookie, read_bytes, seen, now_ns);
+                self.held.add(client, u32::from(stretches > 0), stretches);
             }
             _ => {}
         }
@@ -102,7 +103,7 @@ impl SlowRequest {
         for (of, clients) in &self.timed_out {
             if second.saturating_sub(*of) < TIMED_OUT_S {
                 for (client, number) in clients {
-                    self.held.add(*client, *number);
+                    self.held.add(*client, *number, 1);
                 }
             }
         }

@@ -64,15 +64,19 @@ impl World {
     }
 
     fn close(&mut self, client: Ipv4Addr, number: usize, calls: u32, parting: Parting) {
+        for _ in 0..number {
+            self.close_at(listener().port(), client, calls, parting);
+        }
+    }
+
+    fn close_at(&mut self, port: u16, client: Ipv4Addr, calls: u32, parting: Parting) {
         let closed = ClosedSocket {
             peer: SocketAddr::new(client.into(), 1),
-            listener: listener(),
+            listener: SocketAddr::new(listener().ip(), port),
             calls,
             parting,
         };
-        for _ in 0..number {
-            self.watch.closed(&closed, self.second * SECOND_NS);
-        }
+        self.watch.closed(&closed, self.second * SECOND_NS);
     }
 
     /// A second passes, and is swept.
@@ -312,6 +316,40 @@ fn connections_without_calls_are_told_of_within_a_span() {
 }
 
 /// A network's handshakes so far, shown each second.
+#[test]
+fn who_connects_to_one_listener_after_the_other_and_calls_none_scans() {
+    let mut world = World::new();
+    usual_clients(&mut world);
+    for _ in 0..60 {
+        world.pass();
+    }
+    // Somebody with calls everywhere, and one whose browser opened a connection in advance.
+    for port in 1..=16 {
+        world.close_at(port, ip("10.9.0.5"), 3, Parting::ByClient);
+        world.close_at(1, ip("10.9.0.7"), 0, Parting::ByClient);
+    }
+    world.expect_silence(5);
+    for port in 1..=16 {
+        world.close_at(port, ip("203.0.113.9"), 0, Parting::ByClient);
+    }
+    let delay = world.delay(Detector::ListenerScan, "203.0.113.9", 2);
+    assert!(delay <= 1, "{delay} s");
+    // A balancer that goes on so is told of once.
+    let before = world.told.len();
+    for _ in 0..4_000 {
+        for port in 1..=8 {
+            world.close_at(port, ip("203.0.113.9"), 0, Parting::ByClient);
+            world.close_at(port, ip("10.9.0.5"), 2, Parting::ByClient);
+        }
+        world.pass();
+    }
+    let later = &world.told[before..];
+    let opened = later.iter().filter(|(_, change, detector, _)| {
+        (*change, *detector) == (Change::Opened, Detector::ListenerScan)
+    });
+    assert_eq!(opened.count(), 0, "{later:?}");
+}
+
 fn scan(seconds: u64, each: impl Fn(u64) -> Handshakes) -> Alerts {
     let mut watch = Watch::new(1024);
     let mut alerts = Alerts::new(Terms::default(), 1, &[]);
