@@ -2,13 +2,16 @@
 //!
 //! **Idea.** Its calls in each minute are a [`Series`], which knows the last minutes, the same time on earlier
 //! days, and everything seen. How unlikely each minute is is [`bet`] on, so that some minutes of silence are
-//! [`Evidence`] enough where one could be chance. More calls alert only where each client calls more, too: more
-//! clients are a campaign, and what one of them does is [`super::client_rate`]'s. Fewer calls alert only where
-//! there are fewer clients, too: a job that has ended is no outage, even if most of the calls were its.
+//! [`Evidence`] enough where one could be chance. More calls alert only where each client calls more, too, as
+//! when all of them try again: more clients are a campaign, and what one of them does is
+//! [`super::client_rate`]'s. Fewer calls alert only where there are fewer clients, too: a job that has ended
+//! is no outage, even if most of the calls were its.
 //!
-//! **Constants.** Calls for each client have to be [`EACH_FACTOR`] times what they usually are, or clients
-//! fewer by [`CLIENTS_FACTOR`]; both are learned over about [`USUAL_MEMORY`] minutes. Nothing is said of a
-//! route in its first day ([`MINUTES_MIN`]), whose shape is not known before.
+//! **Constants.** Calls for each client have to be [`EACH_FACTOR`] times what they usually are, and one client
+//! must not lead all others together by more than [`LEAD_MAX`] of the calls (R. Boyer and J Moore, *MJRTY*,
+//! 1991, find it); or clients fewer by [`CLIENTS_FACTOR`], of at least [`CLIENTS_MIN`]. Both are learned over
+//! about [`USUAL_MEMORY`] minutes. Nothing is said of a route in its first day ([`MINUTES_MIN`]), whose shape
+//! is not known before.
 //!
 //! **When it is wrong.** The first holiday, and whatever else people do once a year.
 
@@ -21,7 +24,9 @@ use crate::alert::Subject;
 
 const MINUTE_S: u32 = 60;
 const EACH_FACTOR: f32 = 3.0;
+const LEAD_MAX: f32 = 0.3;
 const CLIENTS_FACTOR: f32 = 2.0;
+const CLIENTS_MIN: f32 = 1.5;
 const USUAL_MEMORY: f32 = 60.0;
 const MINUTES_MIN: u32 = 1_440;
 const MEMORY_S: f32 = 900.0;
@@ -36,6 +41,9 @@ pub(crate) struct PerRoute {
     minutes: u32,
     calls: u32,
     clients: Distinct,
+    /// Who may have most of them, and by how many it leads all others together at most.
+    leader: u64,
+    lead: u32,
     /// How many clients there usually are in a minute...
     usual_clients: f32,
     /// ...and how many calls each makes.
@@ -51,6 +59,17 @@ impl PerRoute {
         }
         self.calls += 1;
         self.clients.add(call.client_key);
+        self.vote(call.client_key);
+    }
+
+    fn vote(&mut self, client: u64) {
+        if self.lead == 0 {
+            self.leader = client;
+        }
+        match self.leader == client {
+            true => self.lead += 1,
+            false => self.lead -= 1,
+        }
     }
 }
 
@@ -69,6 +88,7 @@ pub(crate) fn tick(
     route.minute = minute;
     route.minutes += 1;
     let calls = std::mem::take(&mut route.calls);
+    let lead = std::mem::take(&mut route.lead) as f32;
     let clients = std::mem::take(&mut route.clients).count();
     let unusual = route.series.observe(u64::from(since_s), f64::from(calls));
     let each = calls as f32 / clients.max(1.0);
@@ -92,8 +112,10 @@ pub(crate) fn tick(
         return;
     }
     let is_theirs = match unusual.direction {
-        Direction::Up => each >= EACH_FACTOR * usual_each,
-        Direction::Down => clients * CLIENTS_FACTOR <= usual_clients,
+        Direction::Up => each >= EACH_FACTOR * usual_each && lead <= LEAD_MAX * calls as f32,
+        Direction::Down => {
+            clients * CLIENTS_FACTOR <= usual_clients && usual_clients >= CLIENTS_MIN
+        }
     };
     let tail = if is_theirs { unusual.tail } else { 1.0 };
     if route.evidence.is_none() {
@@ -118,6 +140,7 @@ pub(crate) fn tick(
 mod tests {
     use super::*;
     use crate::alert::{Alerts, Terms};
+    use crate::detect::tests::spread;
 
     /// A route with a day's curve; so many calls and clients a minute at noon.
     struct Days {
@@ -143,6 +166,11 @@ mod tests {
 
         /// One minute; whether it alerted.
         fn pass(&mut self, calls: f32, clients: f32) -> bool {
+            self.pass_with(calls, clients, 0)
+        }
+
+        /// One minute in which one more client makes so many calls.
+        fn pass_with(&mut self, calls: f32, clients: f32, of_one: u32) -> bool {
             self.state = self
                 .state
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -150,17 +178,25 @@ mod tests {
             let noise = (self.state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5;
             let day = (self.minute % 1_440) as f32 / 1_440.0 * std::f32::consts::TAU;
             let level = (1.0 - 0.6 * day.cos()) * (1.0 + 0.15 * noise);
-            self.route.calls = (calls * level) as u32;
+            self.route.calls = (calls * level) as u32 + of_one;
             for client in 0..(clients * level) as u64 {
-                self.route
-                    .clients
-                    .add(client.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                self.route.clients.add(spread(client));
             }
+            self.route.lead = of_one;
             self.minute += 1;
             let mut desk = Desk::new(&mut self.alerts);
             let name = || Subject::Route("GET /".into());
             tick(self.minute * MINUTE_S, &mut self.route, name, &mut desk);
             !desk.found.is_empty()
+        }
+    }
+
+    #[test]
+    fn who_has_most_of_the_calls_leads() {
+        for (calls, lead) in [("aabacaa", 3), ("abcabc", 0), ("aaaa", 4)] {
+            let mut route = PerRoute::default();
+            calls.bytes().for_each(|client| route.vote(client.into()));
+            assert_eq!(route.lead, lead, "{calls}");
         }
     }
 
@@ -177,5 +213,8 @@ mod tests {
         assert!((0..10).any(|_| days.pass(30_000.0, 42.0)), "a flood");
         let mut days = Days::usual();
         assert!((0..60).all(|_| !days.pass(3_000.0, 200.0)), "a campaign");
+        let mut days = Days::usual();
+        let job = (0..60).all(|_| !days.pass_with(600.0, 40.0, 10_000));
+        assert!(job, "a job that begins");
     }
 }

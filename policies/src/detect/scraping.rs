@@ -1,11 +1,12 @@
 //! A client that takes far more data, or far more different things, than clients do.
 //!
-//! **Idea.** Bytes of responses, and different things (a path with its query) that were found, within a minute; each against other
-//! clients' and its own habit ([`Population`]).
+//! **Idea.** Bytes of responses, and different things (a path with its query) that were found, within a
+//! minute; each against other clients' and its own habit ([`Population`]). One download, however large, is not
+//! scraping: bytes are told of only with [`THINGS_MIN`] different things.
 //!
-//! **Constants.** A response counts for [`RESPONSE_MAX`] times what is usual on its route at most, and for
-//! [`RESPONSE_BYTES`] always: where a route's responses grow, that is [`super::route_size`]'s, not the clients'
-//! fault.
+//! **Constants.** Bytes are spread much wider than counts are ([`BYTES_SPREAD`]). A response counts for
+//! [`RESPONSE_MAX`] times what is usual on its route at most, and for [`RESPONSE_BYTES`] always: where a route's
+//! responses grow, that is [`super::route_size`]'s, not the clients' fault.
 //!
 //! **When it is wrong.** A mirror that begins to copy, or the first backup.
 
@@ -18,7 +19,9 @@ use crate::alert::Subject;
 const WINDOW_S: u32 = 60;
 /// What a client of any service takes in a window.
 const BYTES_USUAL: f64 = 100_000.0;
+const BYTES_SPREAD: f64 = 2.0;
 const THINGS_USUAL: f64 = 6.0;
+const THINGS_MIN: f32 = 5.0;
 const RESPONSE_MAX: f32 = 8.0;
 const RESPONSE_BYTES: f32 = 16_384.0;
 
@@ -41,7 +44,7 @@ pub(crate) struct Common {
 impl Default for Common {
     fn default() -> Self {
         Self {
-            bytes: Population::new(BYTES_USUAL, 1.2, WINDOW_S),
+            bytes: Population::new(BYTES_USUAL, BYTES_SPREAD, WINDOW_S),
             things: Population::new(THINGS_USUAL, 1.2, WINDOW_S),
         }
     }
@@ -59,8 +62,12 @@ pub(crate) fn observe(
         return;
     }
     let window = call.now_s / WINDOW_S;
-    let mut look = |amount: Option<Amount>, what: &str| {
-        let Some(amount) = amount else { return };
+    if client.window != window || client.seen.is_full() {
+        client.window = window;
+        client.seen = Distinct::default();
+    }
+    let new = client.seen.add(call.target);
+    let mut look = |amount: Amount, what: &str| {
         desk.look(Detector::Scraping, amount.tail, || Found {
             subject: Subject::Client(call.client),
             observed: amount.total,
@@ -84,20 +91,15 @@ pub(crate) fn observe(
         if response_usual > 0.0 {
             bytes = bytes.min((RESPONSE_MAX * response_usual).max(RESPONSE_BYTES));
         }
-        look(
-            common.bytes.add(&mut client.bytes, bytes, call.now_s),
-            "bytes",
-        );
+        if let Some(amount) = common.bytes.add(&mut client.bytes, bytes, call.now_s)
+            && client.seen.count() >= THINGS_MIN
+        {
+            look(amount, "bytes");
+        }
     }
-    if client.window != window || client.seen.is_full() {
-        client.window = window;
-        client.seen = Distinct::default();
-    }
-    let new = client.seen.add(call.target);
-    if new > 0.0 {
-        look(
-            common.things.add(&mut client.things, new, call.now_s),
-            "different things",
-        );
+    if new > 0.0
+        && let Some(amount) = common.things.add(&mut client.things, new, call.now_s)
+    {
+        look(amount, "different things");
     }
 }
