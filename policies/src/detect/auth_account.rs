@@ -5,7 +5,7 @@
 //! an address that was not refused before is evidence, each success takes some back.
 //!
 //! **Constants.** A usual account is refused from a new address in [`USUAL`] of its outcomes, under attack
-//! in [`ATTACK`]. Addresses are told apart by [`Distinct`]; when it is full it begins anew.
+//! in [`ATTACK`]. Addresses are told apart by [`Distinct`].
 //!
 //! **When it is wrong.** When one key is installed in many places and expires.
 
@@ -35,7 +35,7 @@ pub(crate) fn observe(
     consumer: &mut PerConsumer,
     desk: &mut Desk<'_>,
 ) {
-    if consumer.evidence.is_none() || consumer.addresses.is_full() {
+    if consumer.evidence.is_none() {
         consumer.addresses = Distinct::default();
         consumer.since_s = call.now_s;
     }

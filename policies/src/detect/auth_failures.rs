@@ -8,9 +8,9 @@
 //! **Constants.** Guessing fails [`ATTACK`] of the time. The usual share is held between [`USUAL_MIN`], so
 //! that a login where nobody ever fails does not alert at a third mistyped password, and [`USUAL_MAX`], so
 //! that an attack cannot teach that failing is usual: some 25 refusals in a row are then enough, and a
-//! success takes back as much as four of them. A refusal teaches only once the same client has got in, and
+//! success on the same template takes back as much as four of them. A refusal teaches only once the same client has got in, and
 //! [`FORGOTTEN_MAX`] of them at most: who never gets in teaches nothing. What is gathered fades within
-//! [`MEMORY_S`], an hour: one guess in five minutes is not told from a forgetful person.
+//! [`MEMORY_S`], an hour: one guess in ten minutes is not told from a forgetful person.
 //!
 //! **When it is wrong.** A program with an expired key that does not give up looks just like it.
 
@@ -35,8 +35,9 @@ const FORGOTTEN_MAX: u32 = 3;
 pub(crate) struct PerClient {
     evidence: Evidence,
     refused: u32,
-    /// Refusals since it last got in.
+    /// Refusals since it last got in, and the template of the last of them.
     in_a_row: u32,
+    template: u64,
     since_s: u32,
 }
 
@@ -87,8 +88,12 @@ pub(crate) fn observe(
         client.refused = 0;
         client.since_s = call.now_s;
     }
-    let ratio = log_ratio(refused, ATTACK, usual);
-    let tail = client.evidence.add(ratio, call.now_s, MEMORY_S);
+    let mut tail = 1.0;
+    // Who gets in elsewhere may still be guessing here.
+    if refused || client.template == call.template {
+        let ratio = log_ratio(refused, ATTACK, usual);
+        tail = client.evidence.add(ratio, call.now_s, MEMORY_S);
+    }
     if !refused {
         for _ in 0..std::mem::take(&mut client.in_a_row).min(FORGOTTEN_MAX) {
             route.refused.learn(true, ROUTE_MEMORY);
@@ -97,6 +102,7 @@ pub(crate) fn observe(
         return;
     }
     client.in_a_row += 1;
+    client.template = call.template;
     client.refused += 1;
     desk.look(Detector::AuthFailures, tail, || Found {
         subject: Subject::Client(call.client),

@@ -4,10 +4,11 @@
 //! **Idea.** The first few outcomes of each client on a route, and only those: whether the share of clients
 //! that are refused has risen over what it is. One client's later outcomes are [`super::auth_failures`]'s.
 //!
-//! **Constants.** [`FIRST`] outcomes of a client count within its life in the table: a few who guess are
-//! not many who are refused. Under attack the share
+//! **Constants.** [`FIRST`] outcomes of a client on a route count, and again after an hour: a few who guess
+//! are not many who are refused. Under attack the share
 //! is three times the usual and a fifth, at most [`ATTACK_MAX`]. The usual share is at least
-//! [`USUAL_MIN`], learned over [`MEMORY`] outcomes and not while evidence is gathering.
+//! [`USUAL_MIN`], learned over [`MEMORY`] outcomes, of which only each [`SLOWLY`]th counts while evidence is
+//! gathering: a route that refuses most visitors is told of once.
 //!
 //! **When it is wrong.** When the service itself refuses everybody (an expired certificate of its own, a
 //! broken identity provider): then it is no attack, but no false alert either.
@@ -23,10 +24,17 @@ const ATTACK_MAX: f32 = 0.95;
 const MEMORY: f32 = 2_000.0;
 const MEMORY_S: f32 = 1800.0;
 const LEARN_ABOVE: f64 = 0.05;
+const SLOWLY: u32 = 20;
+/// A client's outcomes are its first ones again.
+const AGAIN_S: u32 = 3600;
 
-/// Of one client: outcomes that counted.
+/// Of one client: outcomes that counted, on which template and since when.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PerClient(u8);
+pub(crate) struct PerClient {
+    template: u64,
+    outcomes: u8,
+    since_s: u32,
+}
 
 /// Of one route.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +43,7 @@ pub(crate) struct PerRoute {
     usual: Share,
     clients: u32,
     refused: u32,
+    skipped: u32,
     since_s: u32,
 }
 
@@ -45,6 +54,7 @@ impl Default for PerRoute {
             usual: Share::new(USUAL_MIN, 20.0),
             clients: 0,
             refused: 0,
+            skipped: 0,
             since_s: 0,
         }
     }
@@ -59,10 +69,17 @@ pub(crate) fn observe(
     name: impl FnOnce() -> Subject,
     desk: &mut Desk<'_>,
 ) {
-    if client.0 >= FIRST {
+    if client.template != call.template || call.now_s >= client.since_s + AGAIN_S {
+        *client = PerClient {
+            template: call.template,
+            outcomes: 0,
+            since_s: call.now_s,
+        };
+    }
+    if client.outcomes >= FIRST {
         return;
     }
-    client.0 += 1;
+    client.outcomes += 1;
     if route.evidence.is_none() {
         route.clients = 0;
         route.refused = 0;
@@ -72,10 +89,12 @@ pub(crate) fn observe(
     let attack = (3.0 * usual + 0.2).min(ATTACK_MAX);
     let ratio = log_ratio(refused, attack, usual);
     let tail = route.evidence.add(ratio, call.now_s, MEMORY_S);
-    if tail > LEARN_ABOVE {
+    route.skipped += 1;
+    if tail > LEARN_ABOVE || route.skipped >= SLOWLY {
+        route.skipped = 0;
         route.usual.learn(refused, MEMORY);
     }
-    route.clients += u32::from(client.0 == 1);
+    route.clients += u32::from(client.outcomes == 1);
     if !refused {
         return;
     }

@@ -25,7 +25,7 @@ pub(crate) struct Call<'c> {
     pub(crate) path: u64,
     /// The path and the query.
     pub(crate) target: u64,
-    /// What looked like ids in it.
+    /// The object: what looked like ids in it, and its template.
     pub(crate) id: Option<u64>,
     /// The status the client was sent; 0: none.
     pub(crate) status: u16,
@@ -57,15 +57,19 @@ impl<'c> Call<'c> {
                 template.write(segment.as_bytes());
             }
         }
+        let template = template.finish();
         Some(Self {
             record,
             now_s: (now_ns / 1_000_000_000) as u32,
             client,
             client_key: hasher.hash_one(client),
-            template: template.finish(),
+            template,
             path: hasher.hash_one(path),
             target: hasher.hash_one((path, record.url_query.as_deref())),
-            id: ids.map(|ids| ids.finish()),
+            id: ids.map(|mut ids| {
+                ids.write_u64(template);
+                ids.finish()
+            }),
             status: record.http_response_status_code.unwrap_or(0),
             refused_by_policy: record
                 .policy_decision

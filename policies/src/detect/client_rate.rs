@@ -33,7 +33,7 @@ pub(crate) fn observe(
     Common(population): &mut Common,
     desk: &mut Desk<'_>,
 ) {
-    let Some(amount) = population.add(client, 1.0, call.now_s) else {
+    let Some(amount) = population.add(client, call.client_key, 1.0, call.now_s) else {
         return;
     };
     desk.look(Detector::ClientRate, amount.tail, || Found {

@@ -55,7 +55,10 @@ pub(crate) fn observe(
         common.total_us = 0.0;
     }
     common.total_us += cost_us;
-    let Some(amount) = common.population.add(client, cost_us, call.now_s) else {
+    let Some(amount) = common
+        .population
+        .add(client, call.client_key, cost_us, call.now_s)
+    else {
         return;
     };
     let share = amount.total as f32 / common.total_us;

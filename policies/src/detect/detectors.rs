@@ -54,6 +54,7 @@ pub struct Detectors {
     unknown_paths: unknown_paths::Common,
     scraping: scraping::Common,
     sequence: sequence::Common,
+    novelty: novelty::Common,
     token_sharing: token_sharing::Common,
     injection: injection::Common,
 }
@@ -70,7 +71,7 @@ struct Client {
     scraping: scraping::PerClient,
     regularity: regularity::PerClient,
     sequence: sequence::PerClient,
-    injection: Evidence,
+    injection: injection::PerClient,
     ranges: Evidence,
     network: network_shift::PerClient,
     stack: stack_change::PerClient,
@@ -111,6 +112,7 @@ impl Detectors {
             unknown_paths: unknown_paths::Common::default(),
             scraping: scraping::Common::default(),
             sequence: sequence::Common::default(),
+            novelty: novelty::Common::default(),
             token_sharing: token_sharing::Common::default(),
             injection: injection::Common::default(),
         }
@@ -157,22 +159,25 @@ impl Detectors {
             route_errors::observe(&call, &mut route.errors, name, desk);
             route_latency::observe(&call, &mut route.latency, name, desk);
             route_size::observe(&call, &mut route.size, name, desk);
+            if !is_unknown {
+                self.novelty.called(&call, &route.novelty, &name, desk);
+            }
             novelty::observe(&call, hasher, &mut route.novelty, name, desk);
         }
         let outcome = match &mut route {
             Some(route) => auth_failures::outcome(&call, &mut route.auth_failures),
             None => None,
         };
-        let response_usual = match &route {
-            Some(route) => route.size.usual_response(),
-            None => 0.0,
+        let response_max = match &route {
+            Some(route) => route.size.response_max(),
+            None => f32::INFINITY,
         };
         if let Some(client) = self.clients.get(call.client_key, call.now_s) {
             client_rate::observe(&call, &mut client.rate, &mut self.client_rate, desk);
             cost_share::observe(&call, &mut client.cost, &mut self.cost_share, desk);
             scraping::observe(
                 &call,
-                response_usual,
+                response_max,
                 &mut client.scraping,
                 &mut self.scraping,
                 desk,
@@ -225,13 +230,15 @@ impl Detectors {
             }
         }
         if let Some(name) = &record.api_consumer_client_id
-            && let Some(consumer) = self.consumers.get(hasher.hash_one(name), call.now_s)
+            && let key = hasher.hash_one(name)
+            && let Some(consumer) = self.consumers.get(key, call.now_s)
         {
             if let Some(refused) = outcome {
                 auth_account::observe(&call, refused, name, &mut consumer.account, desk);
             }
             let token = &mut consumer.token;
-            token_sharing::observe(&call, name, token, &mut self.token_sharing, desk);
+            let who = (key, name.as_str());
+            token_sharing::observe(&call, who, token, &mut self.token_sharing, desk);
         }
     }
 

@@ -1,38 +1,40 @@
-//! How many different things were seen: linear counting in 128 bits.
+//! How many different things were seen: HyperLogLog, counted as it changes.
 //!
-//! K.-Y. Whang et al., *A Linear-Time Probabilistic Counting Algorithm*, 1990: each thing sets one bit, and
-//! of `m` bits of which `z` are zero about `m·ln(m/z)` things were seen. Within 10 % up to 200 things; full
-//! at about 600, which is more than any usual client has.
+//! Each thing shows its register a rank, and a register keeps the highest (P. Flajolet et al., *HyperLogLog*,
+//! 2007). A thing that changes the sketch stands for as many as it takes on average to change it, which is
+//! one over the probability that a new thing does (D. Ting, *Streamed Approximate Counting of Distinct
+//! Elements*, 2014): unbiased at any number, and what is seen again never counts again. The error is about
+//! 0.83 over the square root of [`REGISTERS`], 15 %, and less below twenty.
 
-const BITS: f32 = 128.0;
+const REGISTERS: usize = 32;
 
-/// 16 bytes.
+/// 36 bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Distinct(u128);
+pub(crate) struct Distinct {
+    ranks: [u8; REGISTERS],
+    count: f32,
+}
 
 impl Distinct {
-    /// Adds a thing by its hash. For how many new things it stands: one that shares its bit is not told
-    /// from the one before, so one that is told stands for those that were not; 0 where it is not told.
+    /// Adds a thing by its hash, which is evenly spread over all 64 bits. For how many new things it stands;
+    /// 0 where it is not told from those that were seen.
     #[inline]
     pub(crate) fn add(&mut self, hash: u64) -> f32 {
-        let bit = 1 << (hash >> 57);
-        if self.0 & bit != 0 {
+        let register = (hash >> 59) as usize;
+        let rank = (hash << 5 | 1 << 4).leading_zeros() as u8 + 1;
+        if self.ranks[register] >= rank {
             return 0.0;
         }
-        let zeros = self.0.count_zeros() as f32;
-        self.0 |= bit;
-        BITS / zeros
+        let chances = self.ranks.iter().map(|rank| (-f32::from(*rank)).exp2());
+        let stands_for = REGISTERS as f32 / chances.sum::<f32>();
+        self.ranks[register] = rank;
+        self.count += stands_for;
+        stands_for
     }
 
     /// About how many were added.
     pub(crate) fn count(self) -> f32 {
-        let zeros = self.0.count_zeros().max(1) as f32;
-        BITS * (BITS / zeros).ln()
-    }
-
-    /// Whether it cannot tell much more.
-    pub(crate) fn is_full(self) -> bool {
-        self.0.count_zeros() < 16
+        self.count
     }
 }
 
@@ -42,17 +44,23 @@ mod tests {
     use crate::detect::tests::spread;
 
     #[test]
-    fn counts_within_a_sixth_up_to_two_hundred() {
-        for seen in [1_u64, 10, 50, 100, 200] {
-            let (mut distinct, mut sum) = (Distinct::default(), 0.0);
-            for thing in 0..seen {
-                let hash = spread(thing);
-                sum += distinct.add(hash);
-                sum += distinct.add(hash);
+    fn counts_what_is_different_and_nothing_twice() {
+        for seen in [1_u64, 5, 20, 100, 1_000, 100_000] {
+            let (mut sum, mut worst) = (0.0, 0.0_f32);
+            for round in 0..50 {
+                let mut distinct = Distinct::default();
+                let mut added = 0.0;
+                for _ in 0..2 {
+                    for thing in 0..seen {
+                        added += distinct.add(spread(round << 32 | thing));
+                    }
+                }
+                assert_eq!(added, distinct.count());
+                sum += distinct.count() / seen as f32;
+                worst = worst.max((distinct.count() / seen as f32 - 1.0).abs());
             }
-            let count = distinct.count();
-            assert!((count / seen as f32 - 1.0).abs() < 0.17, "{seen}: {count}");
-            assert!((sum / count - 1.0).abs() < 0.1, "{sum} and {count}");
+            assert!((sum / 50.0 - 1.0).abs() < 0.07, "{seen}: {}", sum / 50.0);
+            assert!(worst < 0.6, "{seen}: {worst}");
         }
     }
 }

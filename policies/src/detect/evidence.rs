@@ -34,6 +34,12 @@ impl Evidence {
         }
         self.seen_s = self.seen_s.max(now_s);
         self.sum = (self.sum + log_ratio).clamp(0.0, SUM_MAX);
+        self.tail()
+    }
+
+    /// The tail of what was gathered, as of the last observation.
+    #[inline]
+    pub(crate) fn tail(&self) -> f64 {
         f64::from(-self.sum).exp()
     }
 

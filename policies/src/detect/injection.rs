@@ -3,7 +3,9 @@
 //! **Idea.** A list of signs in the decoded path, query and user agent, each with how much it says: the
 //! logarithm of how much more often it is in attacks than in usual requests, which for words of a language
 //! (`select`, `sleep`) is little and for a whole construct (`union select`) much. The signs of one request
-//! add up, and so do requests of one client ([`Evidence`]); a request without any takes a little back.
+//! add up, and so do requests of one client ([`Evidence`]); a request without any takes a little back. A sign
+//! says no more than its share of this service's clients allows, and nothing where a tenth of them send it: it
+//! may be a service whose clients send `$filter=contains(x)` or `ORDER BY`.
 //!
 //! Percent-encoding is decoded twice, plus signs are spaces, letters are lower case and comments of SQL are
 //! spaces, as attackers write them to pass by simpler lists (OWASP, *SQL Injection Bypassing WAF*).
@@ -22,6 +24,10 @@ const MEMORY_S: f32 = 600.0;
 /// What one request says at most.
 const REQUEST_MAX: f32 = 14.0;
 const CLEAN: f32 = -0.25;
+/// A sign that so many clients send says nothing.
+const COMMON: f32 = 0.1;
+/// Clients without any sign that are taken for granted.
+const CLIENTS_WEIGHT: f32 = 30.0;
 /// Bytes of each part that are looked at.
 const LOOKED_AT: usize = 2048;
 /// User agents that are remembered as harmless.
@@ -110,10 +116,20 @@ const SIGNS: &[(&str, f32)] = &[
     ("wpscan", 9.0),
 ];
 
+/// Of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerClient {
+    evidence: Evidence,
+    is_known: bool,
+}
+
 /// Of all calls: the signs, and room to decode into.
 #[derive(Debug)]
 pub(crate) struct Common {
     signs: regex::bytes::RegexSet,
+    /// How many clients there were, and how many sent each sign before anything spoke against them.
+    clients: u32,
+    senders: [u32; SIGNS.len()],
     decoded: Vec<u8>,
     hasher: RandomState,
     /// Hashes of user agents without a sign.
@@ -125,6 +141,8 @@ impl Default for Common {
         let signs = SIGNS.iter().map(|(sign, _)| regex::escape(sign));
         Self {
             signs: regex::bytes::RegexSet::new(signs).expect("escaped literals"),
+            clients: 0,
+            senders: [0; SIGNS.len()],
             decoded: Vec::new(),
             hasher: RandomState::new(),
             harmless: Box::new([0; AGENTS]),
@@ -134,7 +152,13 @@ impl Default for Common {
 
 impl Common {
     /// What a request says, and its strongest sign.
-    fn weigh(&mut self, path: &str, query: &str, agent: &str) -> (f32, Option<&'static str>) {
+    fn weigh(
+        &mut self,
+        path: &str,
+        query: &str,
+        agent: &str,
+        is_first: bool,
+    ) -> (f32, Option<&'static str>) {
         let mut says = 0.0;
         let mut strongest: Option<(&str, f32)> = None;
         // Most user agents were looked at before.
@@ -148,7 +172,14 @@ impl Common {
             normalise(part, &mut self.decoded);
             let before = says;
             for sign in &self.signs.matches(&self.decoded) {
+                let senders = &mut self.senders[sign];
+                *senders += u32::from(is_first);
+                let share = *senders as f32 / (self.clients as f32 + CLIENTS_WEIGHT);
                 let (sign, weight) = SIGNS[sign];
+                let weight = match share < COMMON {
+                    true => weight.min(-share.ln()),
+                    false => continue,
+                };
                 says += weight;
                 if strongest.is_none_or(|(_, most)| weight > most) {
                     strongest = Some((sign, weight));
@@ -225,7 +256,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 /// Looks at a call.
 pub(crate) fn observe(
     call: &Call<'_>,
-    client: &mut Evidence,
+    client: &mut PerClient,
     common: &mut Common,
     desk: &mut Desk<'_>,
 ) {
@@ -236,7 +267,14 @@ pub(crate) fn observe(
         &record.user_agent_original,
     ];
     let [path, query, agent] = parts.map(|part| part.as_deref().unwrap_or(""));
-    let (says, strongest) = common.weigh(path, query, agent);
+    if !client.is_known {
+        client.is_known = true;
+        common.clients = common.clients.saturating_add(1);
+    }
+    let PerClient {
+        evidence: client, ..
+    } = client;
+    let (says, strongest) = common.weigh(path, query, agent, client.is_none());
     let Some(sign) = strongest else {
         if !client.is_none() {
             client.add(CLEAN, call.now_s, MEMORY_S);
@@ -276,7 +314,8 @@ mod tests {
             ("/search", "q=%3CScRiPt%3Ealert(1)%3C/script%3E"),
             ("/x", "u=${jndi:ldap://a/b}"),
         ] {
-            let (says, _) = common.weigh(path, query, "curl/8.5");
+            common.clients += 1_000;
+            let (says, _) = common.weigh(path, query, "curl/8.5", true);
             assert!(says >= 6.0, "{path}?{query}: {says}");
         }
         for (path, query) in [
@@ -289,16 +328,30 @@ mod tests {
                 "state=eyJhbGciOi(x)&redirect=https%3A%2F%2Fa.example%2F",
             ),
         ] {
-            let (says, sign) = common.weigh(path, query, "Mozilla/5.0 (X11; Linux x86_64)");
+            let (says, sign) = common.weigh(path, query, "Mozilla/5.0 (X11; Linux x86_64)", true);
             assert!(says <= 3.0, "{path}?{query}: {says} {sign:?}");
         }
+    }
+
+    #[test]
+    fn what_many_clients_send_says_nothing() {
+        let mut common = Common::default();
+        let query = "$filter=contains(Name,'x')";
+        for _ in 0..20 {
+            common.clients += 1;
+            common.weigh("/odata/Products", query, "app/1", true);
+        }
+        let (says, _) = common.weigh("/odata/Products", query, "app/1", false);
+        assert_eq!(says, 0.0);
+        let (says, _) = common.weigh("/odata/Products", "x=1' union select 2", "app/1", true);
+        assert!(says > 3.0, "{says}");
     }
 
     #[test]
     fn odd_bytes_are_harmless() {
         let mut common = Common::default();
         for odd in ["%", "%2", "%%%", "/*", "/*/*/*", "%2f%2", "\u{fffd}%ff"] {
-            common.weigh(odd, odd, odd);
+            common.weigh(odd, odd, odd, true);
         }
     }
 }

@@ -133,7 +133,7 @@ detectors! {
     Scraping "scraping" Warning CLIENT, "a client takes far more data or far more objects than clients do";
     Regularity "regularity" Info CLIENT, "a client that acts like a person calls as evenly as a machine";
     Sequence "sequence" Info CLIENT, "a client calls operations in an order in which nobody calls them";
-    Novelty "novelty" Info None, "a route, a method, a status or a kind of client that was not seen before";
+    Novelty "novelty" Info None, "a route, a status or a kind of client that was not seen before";
     TokenSharing "token_sharing" Warning CLIENT, "one consumer's credentials are used from addresses that are not its own";
     Injection "injection" Critical CLIENT, "a request carries what looks like code: SQL, a script, a path out of a directory";
     OverlappingRanges "overlapping_ranges" Critical CLIENT, "a client asks for many overlapping ranges of one thing: a small request for a large answer";

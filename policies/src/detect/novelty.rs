@@ -1,13 +1,13 @@
-//! Something that was not seen before: a method or a status on a route that is known well, or a kind of
-//! client on it.
+//! Something that was not seen before: a route of a service that is known well (a method and a path), or a
+//! status on such a route, or a kind of client.
 //!
-//! **Idea.** What was seen on a route are species, and the probability that the next call is of a new one is
+//! **Idea.** Routes of a service, and what was seen on a route, are species, and the probability that the next call is of a new one is
 //! the share of calls whose species was seen once (I. J. Good, *The Population Frequencies of Species*, 1953,
 //! after Turing). So a route that shows new things all the time says little when it shows another, and one
 //! that showed the same million times says much.
 //!
 //! **Constants.** [`SPECIES`] kinds a route, told apart by 64 bits of hash; a route with more is too varied
-//! to be looked at. Species are methods, statuses and fingerprints (JA4, else the SYN's), each by itself. A
+//! to be looked at. Species are statuses and fingerprints (JA4, else the SYN's), each by itself. A
 //! new route begins with nothing known, so that a deployment does not alert: it has to be known by
 //! as many calls as the threshold demands.
 //!
@@ -21,11 +21,48 @@ use crate::alert::Subject;
 
 const SPECIES: usize = 24;
 
+/// Of all routes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Common {
+    calls: u64,
+    /// Routes that were called once.
+    singletons: u32,
+}
+
+impl Common {
+    /// Looks at a call to a route, as it was before the call.
+    pub(crate) fn called(
+        &mut self,
+        call: &Call<'_>,
+        route: &PerRoute,
+        name: impl Fn() -> Subject,
+        desk: &mut Desk<'_>,
+    ) {
+        match route.calls {
+            0 => {
+                let tail = f64::from(self.singletons + 1) / (self.calls + 1) as f64;
+                self.singletons += 1;
+                desk.look(Detector::Novelty, tail, || Found {
+                    subject: name(),
+                    observed: 1.0,
+                    usual: 0.0,
+                    summary: format!("the first call to it in {} calls", self.calls + 1),
+                    since_s: call.now_s,
+                    source: None,
+                });
+            }
+            1 => self.singletons = self.singletons.saturating_sub(1),
+            _ => {}
+        }
+        self.calls += 1;
+    }
+}
+
 /// Of one route.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PerRoute {
     calls: u64,
-    kinds: [Kind; 3],
+    kinds: [Kind; 2],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,14 +104,12 @@ pub(crate) fn observe(
     desk: &mut Desk<'_>,
 ) {
     let record = call.record;
-    let method = record.http_request_method.as_deref();
     let status = (call.status != 0).then_some(call.status);
     let fingerprint = record
         .tls_client_ja4
         .as_deref()
         .or(record.client_syn_p0f.as_deref());
     let kinds = [
-        method.map(|method| hasher.hash_one(method)),
         status.map(|status| hasher.hash_one(status)),
         fingerprint.map(|fingerprint| hasher.hash_one(fingerprint)),
     ];
@@ -84,8 +119,7 @@ pub(crate) fn observe(
         };
         desk.look(Detector::Novelty, tail, || {
             let what = match at {
-                0 => format!("method {}", method.unwrap_or("")),
-                1 => format!("status {}", call.status),
+                0 => format!("status {}", call.status),
                 _ => format!("fingerprint {}", fingerprint.unwrap_or("")),
             };
             Found {

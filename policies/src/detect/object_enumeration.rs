@@ -1,7 +1,7 @@
 //! A client that asks for many objects of one kind, one after the other: for those it may not have, or for
 //! all that there are.
 //!
-//! **Idea.** Two signs. Of the ids that a client asks for on one template, those that are missing or
+//! **Idea.** Two signs. Of the objects that a client asks for, those that are missing or
 //! another's: a client that was told its ids by the service asks for ids that exist ([`Evidence`], each id
 //! once). And the number of different ids in a minute, against what clients have ([`Population`] with the
 //! client's own habit): who takes all there are from an API that refuses nobody.
@@ -28,14 +28,16 @@ const WINDOW_S: u32 = 60;
 /// Different ids that a client of any service may ask for in a window.
 const IDS_USUAL: f64 = 5.0;
 
-/// Of one client, on the template it asked for last.
+/// Of one client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PerClient {
-    template: u64,
+    /// Objects of this minute.
     ids: Distinct,
     window: u32,
     habit: Habit,
     evidence: Evidence,
+    /// Objects since there is evidence.
+    asked: Distinct,
     missing: u32,
     since_s: u32,
 }
@@ -89,25 +91,29 @@ pub(crate) fn observe(
     }
     route.found |= call.succeeded();
     let window = call.now_s / WINDOW_S;
-    if client.template != call.template || client.window != window || client.ids.is_full() {
+    if client.window != window {
         client.ids = Distinct::default();
-        client.template = call.template;
         client.window = window;
     }
     let new = client.ids.add(id);
-    if new == 0.0 || !route.found {
+    if !route.found {
         return;
     }
     if client.evidence.is_none() {
+        client.asked = Distinct::default();
         client.missing = 0;
         client.since_s = call.now_s;
     }
+    // Each object once: who polls one that is not there asks for no other.
+    let is_new = client.asked.add(id) > 0.0;
     let usual = route.missing.get().clamp(USUAL_MIN, USUAL_MAX);
-    let tail = client
-        .evidence
-        .add(log_ratio(missing, ATTACK, usual), call.now_s, MEMORY_S);
-    if tail > LEARN_ABOVE {
-        route.missing.learn(missing, MEMORY);
+    let mut tail = 1.0;
+    if is_new {
+        let ratio = log_ratio(missing, ATTACK, usual);
+        tail = client.evidence.add(ratio, call.now_s, MEMORY_S);
+        if tail > LEARN_ABOVE {
+            route.missing.learn(missing, MEMORY);
+        }
     }
     let found = |observed: f64, usual: f64, summary: String, since_s: u32| Found {
         subject: Subject::Client(call.client),
@@ -117,11 +123,11 @@ pub(crate) fn observe(
         since_s,
         source: call.source(),
     };
-    if missing {
+    if is_new && missing {
         client.missing += 1;
         desk.look(Detector::ObjectEnumeration, tail, || {
             let summary = format!(
-                "{} asked for {} different objects of {} that are not there or not its own; usually {:.0} % are",
+                "{} asked for {} different objects that are not there or not its own, last of {}; usually {:.0} % are",
                 Subject::Client(call.client),
                 client.missing,
                 call.template_text(),
@@ -130,10 +136,12 @@ pub(crate) fn observe(
             found(f64::from(client.missing), f64::from(usual), summary, client.since_s)
         });
     }
-    if let Some(amount) = population.add(&mut client.habit, new, call.now_s) {
+    if new > 0.0
+        && let Some(amount) = population.add(&mut client.habit, call.client_key, new, call.now_s)
+    {
         desk.look(Detector::ObjectEnumeration, amount.tail, || {
             let summary = format!(
-                "{} asked for {:.0} different objects of {} within a minute; usual are {:.0}",
+                "{} asked for {:.0} different objects within a minute, last of {}; usual are {:.0}",
                 Subject::Client(call.client),
                 amount.total,
                 call.template_text(),

@@ -1,9 +1,8 @@
 //! A client that asks for many overlapping ranges of one thing, so that a small request becomes a large answer.
 //!
-//! **Idea.** RFC 9110, 14.2, calls more than two overlapping ranges, or many small ones out of order, a sign
-//! of a broken client or of an attack (CVE-2011-3192, *Apache Killer*). Each request with more than
-//! [`OVERLAPS_MAX`] ranges that are impossible or begin before an earlier one has ended is [`Evidence`],
-//! each request with fewer ranges takes some back.
+//! **Idea.** RFC 9110, 14.2, calls more than two overlapping ranges a sign of a broken client or of an attack
+//! (CVE-2011-3192, *Apache Killer*). Each request with more than [`OVERLAPS_MAX`] ranges that overlap others or
+//! end before they begin is [`Evidence`], each request with fewer takes some back.
 //!
 //! **What is looked at.** The `Range` header, where `records.request_headers` names it, as it does by
 //! default; of a long one as much as a record holds.
@@ -50,28 +49,31 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut Evidence, desk: &mut Desk<'_
     });
 }
 
-/// How many ranges of a `Range` header begin before an earlier one has ended, or end before they begin.
+/// How many ranges of a `Range` header overlap an earlier one, or end before they begin.
 fn overlaps(header: &str) -> usize {
     let Some((_, ranges)) = header.split_once('=') else {
         return 0;
     };
-    let mut ended = None;
     let mut overlaps = 0;
+    let mut suffixes = 0;
+    let mut whole = Vec::new();
     for range in ranges.split(',') {
         let Some((first, last)) = range.trim().split_once('-') else {
             continue;
         };
-        // The last bytes, wherever they begin.
-        let Ok(first) = first.parse::<u64>() else {
-            continue;
-        };
-        let last = last.parse().unwrap_or(u64::MAX);
-        if last < first || ended.is_some_and(|ended| first <= ended) {
-            overlaps += 1;
+        match first.parse::<u64>() {
+            Ok(first) => whole.push((first, last.parse().unwrap_or(u64::MAX))),
+            // The last bytes: any two of those overlap.
+            Err(_) => suffixes += usize::from(last.parse::<u64>().is_ok()),
         }
+    }
+    whole.sort_unstable();
+    let mut ended = None;
+    for (first, last) in whole {
+        overlaps += usize::from(last < first || ended.is_some_and(|ended| first <= ended));
         ended = ended.max(Some(last));
     }
-    overlaps
+    overlaps + suffixes.max(1) - 1
 }
 
 #[cfg(test)]
@@ -87,7 +89,8 @@ mod tests {
             ("bytes=9500-", 0),
             ("bytes=0-,5-10,7-9", 2),
             ("bytes=10-5", 1),
-            ("bytes=500-600,601-999,0-1", 1),
+            ("bytes=90000-99999,0-99,200-299,400-499", 0),
+            ("bytes=-1,-2,-3,-4", 3),
             (&format!("bytes=0-{killer}"), 199),
             ("pages=1-5", 0),
             ("bytes", 0),

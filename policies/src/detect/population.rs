@@ -9,8 +9,11 @@
 //!
 //! **A client's own habit.** Who has always done much is not unusual for doing it: against its own median
 //! window a client may rise as far as others may against theirs. A habit begins with the first window, unless
-//! that was unlikely, and counts after [`OWN_WINDOWS`]; each raises it by [`OWN_STEP`] at most, and by
-//! [`OWN_STEP_UNLIKELY`] where it was unlikely, so that an attack does not become a habit while it is told of.
+//! that was unlikely and not among the first that anybody had, and counts after [`OWN_WINDOWS`]; each raises it by [`OWN_STEP`] at most, and by
+//! [`OWN_STEP_UNLIKELY`] where it was unlikely, so that a flood takes hours to become a habit.
+//!
+//! **What is unlikely** is learned only if it is another client's than the last such, and never as more than
+//! [`LEARNED_MAX`] deviations: one flood does not widen the spread, and a new kind of client does.
 //!
 //! **Cold start.** [`PRIOR_WINDOWS`] made-up windows, with the level and the spread that the detector gives,
 //! stand in the place of what is not known yet.
@@ -26,7 +29,6 @@ use super::sketch::Sketch;
 
 const SPREAD_MIN: f64 = 0.8;
 const PRIOR_WINDOWS: usize = 200;
-/// Deviations that are learned at most: an attack does not widen the spread.
 const LEARNED_MAX: f64 = 4.0;
 const EXCESS_SCALE: f64 = 1024.0;
 /// A window counts half after so many others.
@@ -36,7 +38,10 @@ const OWN_WINDOWS: u8 = 2;
 /// Of a population of habits only.
 const ONLY_WINDOWS: u8 = 12;
 const OWN_STEP: f32 = 0.4;
-const OWN_STEP_UNLIKELY: f32 = 0.05;
+/// A second.
+const OWN_STEP_UNLIKELY: f32 = 0.0008;
+/// Windows in which whoever is there has always been there.
+const BEGINNING: u32 = 3;
 /// Deviations beyond which a window is unlikely.
 const UNLIKELY: f64 = 3.0;
 const OWN_LEARN: f32 = 0.1;
@@ -56,6 +61,9 @@ pub(crate) struct Population {
     spread: f64,
     /// ...and how many windows are to pass until the next time.
     stale: u32,
+    /// Who last had an unlikely window.
+    unlikely: u64,
+    first_window: u32,
 }
 
 /// One client's window and habit, 16 bytes.
@@ -67,7 +75,7 @@ pub(crate) struct Habit {
     own_ln: f32,
     /// Windows that are in it, saturating.
     own_windows: u8,
-    /// The total was last weighed at this power of two.
+    /// The total was last weighed at this power of the root of two.
     weighed: i8,
 }
 
@@ -102,6 +110,8 @@ impl Population {
             median_ln: 0.0,
             spread: 0.0,
             stale: 0,
+            unlikely: 0,
+            first_window: 0,
         };
         population.refresh();
         population
@@ -113,17 +123,26 @@ impl Population {
         self
     }
 
-    /// Adds to a client's window. Says what it amounts to when it has doubled since it was last said, which
-    /// is often enough and seldom enough.
+    /// Adds to a client's window. Says what it amounts to when it has grown by the root of two since it was
+    /// last said, which is often enough and seldom enough.
     #[inline]
-    pub(crate) fn add(&mut self, habit: &mut Habit, amount: f32, now_s: u32) -> Option<Amount> {
+    pub(crate) fn add(
+        &mut self,
+        habit: &mut Habit,
+        client: u64,
+        amount: f32,
+        now_s: u32,
+    ) -> Option<Amount> {
         let window = now_s / self.window_s;
+        if self.first_window == 0 {
+            self.first_window = window;
+        }
         if window != habit.window {
-            self.close(habit);
+            self.close(habit, client);
             habit.window = window;
         }
         habit.total += amount;
-        let power = habit.total.max(1.0).log2() as i8;
+        let power = (2.0 * habit.total.max(1.0).log2()) as i8;
         if power <= habit.weighed {
             return None;
         }
@@ -150,24 +169,30 @@ impl Population {
         f64::from(habit.total.max(1.0)).ln() - usual_ln
     }
 
-    fn close(&mut self, habit: &mut Habit) {
+    fn close(&mut self, habit: &mut Habit, client: u64) {
         if habit.total > 0.0 {
-            // What is unlikely is learned as the most that is not: an attack does not widen the spread.
-            let excess_ln = self.excess_ln(habit).min(LEARNED_MAX * self.spread);
-            self.excess.learn((EXCESS_SCALE * excess_ln.exp()) as f32);
-            self.windows.learn(habit.total);
+            let excess_ln = self.excess_ln(habit);
+            let is_unlikely = excess_ln > UNLIKELY * self.spread;
+            if !is_unlikely || client != self.unlikely {
+                let learned_ln = excess_ln.min(LEARNED_MAX * self.spread);
+                self.excess.learn((EXCESS_SCALE * learned_ln.exp()) as f32);
+                self.windows.learn(habit.total);
+            }
+            if is_unlikely {
+                self.unlikely = client;
+            }
             let total_ln = habit.total.max(1.0).ln();
             let deviations = (f64::from(total_ln) - self.median_ln) / self.spread;
             let is_unlikely = deviations > UNLIKELY;
             let step_max = if is_unlikely {
-                OWN_STEP_UNLIKELY
+                OWN_STEP_UNLIKELY * self.window_s as f32
             } else {
                 OWN_STEP
             };
             let step = if self.habits_only && habit.own_windows < ONLY_WINDOWS {
                 (total_ln - habit.own_ln) / f32::from(habit.own_windows + 1)
             } else if habit.own_windows == 0 {
-                match is_unlikely {
+                match is_unlikely && habit.window > self.first_window + BEGINNING {
                     true => self.median_ln as f32,
                     false => total_ln,
                 }
@@ -262,9 +287,9 @@ mod tests {
     ) -> f64 {
         let mut lowest = 1.0_f64;
         for window in windows {
-            for (habit, calls) in habits.iter_mut().zip(calls) {
+            for (client, (habit, calls)) in (1..).zip(habits.iter_mut().zip(calls)) {
                 for _ in 0..*calls {
-                    if let Some(amount) = population.add(habit, 1.0, window * 5) {
+                    if let Some(amount) = population.add(habit, client, 1.0, window * 5) {
                         lowest = lowest.min(amount.tail);
                     }
                 }
@@ -285,9 +310,28 @@ mod tests {
         calls[0] = 60;
         calls[1] = 2_000; // somebody else floods
         assert!(play(&mut population, &mut habits, &calls, 201..202) < 1e-9);
-        // Many windows later it still is one.
-        assert!(play(&mut population, &mut habits, &calls, 202..203) < 1e-9);
-        assert!(play(&mut population, &mut habits, &calls, 203..206) < 1e-6);
+        // Half an hour later it still is one, and so is another one an hour later.
+        play(&mut population, &mut habits, &calls, 202..560);
+        let lasts = play(&mut population, &mut habits, &calls, 560..562);
+        assert!(lasts < 1e-7, "{lasts}");
+        calls[1] = 4;
+        play(&mut population, &mut habits, &calls, 562..1_300);
+        calls[2] = 2_000;
+        let another = play(&mut population, &mut habits, &calls, 1_300..1_301);
+        assert!(another < 1e-9, "{another}");
+    }
+
+    #[test]
+    fn a_flood_does_not_hide_the_next_one_where_few_call() {
+        let mut population = Population::new(5.0, 1.2, 5);
+        let mut habits = [Habit::default(); 12];
+        let mut calls = [4; 12];
+        play(&mut population, &mut habits, &calls, 1..200);
+        calls[11] = 2_000;
+        play(&mut population, &mut habits, &calls, 200..920);
+        (calls[11], calls[10]) = (0, 2_000);
+        let another = play(&mut population, &mut habits, &calls, 920..921);
+        assert!(another < 1e-9, "{another}");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! detector's business.
 //!
 //! **Two kinds of runs.** Pauses between calls to different templates, whatever comes between: a page that
-//! polls asks the same again. And pauses below [`QUICK_US`] between different things (a path with its query),
-//! one right after the other: pages poll with a number that changes, but hardly that often. A longer or
+//! polls asks the same again. And pauses below [`QUICK_US`] between different things that are fetched (a path
+//! with its query), one right after the other: pages poll with a number that changes, but hardly that often. A longer or
 //! shorter pause, or the same thing again, ends such a run, for of many people behind one address those
 //! pauses alone would look even.
 //!
@@ -77,7 +77,8 @@ pub(crate) fn observe(call: &Call<'_>, client: &mut PerClient, desk: &mut Desk<'
     if is_step && (PAUSE_MIN_US..PAUSE_MAX_US).contains(&pause_us) {
         run = client.steps.add(pause_us);
     }
-    if is_other && (PAUSE_MIN_US..QUICK_US).contains(&pause_us) {
+    let is_fetch = call.record.http_request_method.as_deref() == Some("GET");
+    if is_other && is_fetch && (PAUSE_MIN_US..QUICK_US).contains(&pause_us) {
         run = client.quick.add(pause_us).or(run);
     } else {
         client.quick = Run::default();

@@ -22,6 +22,8 @@ use crate::alert::Subject;
 const USUAL: f32 = 0.02;
 const USUAL_MIN: f32 = 0.005;
 const ATTACK_MAX: f32 = 0.95;
+/// A route of which so much fails always does.
+const ALWAYS: f32 = 0.8;
 const MEMORY: f32 = 5_000.0;
 const MEMORY_S: f32 = 300.0;
 const LEARN_ABOVE: f64 = 0.05;
@@ -80,8 +82,11 @@ pub(crate) fn observe(
         route.calls = 0;
         route.since_s = call.now_s;
     }
-    let usual = route.usual.get().clamp(USUAL_MIN, 0.8);
-    let mut ratio = log_ratio(failed, (3.0 * usual + 0.2).min(ATTACK_MAX), usual);
+    let usual = route.usual.get().max(USUAL_MIN);
+    let mut ratio = match usual < ALWAYS {
+        true => log_ratio(failed, (3.0 * usual + 0.2).min(ATTACK_MAX), usual),
+        false => 0.0,
+    };
     if failed {
         if route.last_failed == call.client_key {
             ratio *= SAME_CLIENT;

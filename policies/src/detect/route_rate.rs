@@ -214,6 +214,8 @@ mod tests {
         let mut days = Days::usual();
         assert!((0..60).all(|_| !days.pass(3_000.0, 200.0)), "a campaign");
         let mut days = Days::usual();
+        assert!((0..60).all(|_| !days.pass(30_000.0, 2_000.0)), "thousands");
+        let mut days = Days::usual();
         let job = (0..60).all(|_| !days.pass_with(600.0, 40.0, 10_000));
         assert!(job, "a job that begins");
     }

@@ -31,9 +31,13 @@ impl Default for PerRoute {
 }
 
 impl PerRoute {
-    /// How large a response usually is, bytes; 0 where not enough is known.
-    pub(crate) fn usual_response(&self) -> f32 {
-        self.response.usual()
+    /// How large a response can be that is the client's doing, bytes: while the route's responses are larger
+    /// than usual, no larger than usual.
+    pub(crate) fn response_max(&self) -> f32 {
+        match self.response.is_up() {
+            true => self.response.usual().max(FLOOR_BYTES),
+            false => f32::INFINITY,
+        }
     }
 }
 

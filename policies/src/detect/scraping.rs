@@ -4,9 +4,10 @@
 //! minute; each against other clients' and its own habit ([`Population`]). One download, however large, is not
 //! scraping: bytes are told of only with [`THINGS_MIN`] different things.
 //!
-//! **Constants.** Bytes are spread much wider than counts are ([`BYTES_SPREAD`]). A response counts for
-//! [`RESPONSE_MAX`] times what is usual on its route at most, and for [`RESPONSE_BYTES`] always: where a route's
-//! responses grow, that is [`super::route_size`]'s, not the clients' fault.
+//! While a route's responses are larger than usual, they count as usual: that is [`super::route_size`]'s, not
+//! the clients' fault.
+//!
+//! **Constants.** Bytes are spread much wider than counts are ([`BYTES_SPREAD`]).
 //!
 //! **When it is wrong.** A mirror that begins to copy, or the first backup.
 
@@ -22,8 +23,6 @@ const BYTES_USUAL: f64 = 100_000.0;
 const BYTES_SPREAD: f64 = 2.0;
 const THINGS_USUAL: f64 = 6.0;
 const THINGS_MIN: f32 = 5.0;
-const RESPONSE_MAX: f32 = 8.0;
-const RESPONSE_BYTES: f32 = 16_384.0;
 
 /// Of one client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,10 +49,10 @@ impl Default for Common {
     }
 }
 
-/// Looks at a call to a route whose responses usually have so many bytes; 0: nobody knows.
+/// Looks at a call to a route whose responses count for so many bytes at most.
 pub(crate) fn observe(
     call: &Call<'_>,
-    response_usual: f32,
+    response_max: f32,
     client: &mut PerClient,
     common: &mut Common,
     desk: &mut Desk<'_>,
@@ -62,7 +61,7 @@ pub(crate) fn observe(
         return;
     }
     let window = call.now_s / WINDOW_S;
-    if client.window != window || client.seen.is_full() {
+    if client.window != window {
         client.window = window;
         client.seen = Distinct::default();
     }
@@ -87,18 +86,21 @@ pub(crate) fn observe(
         .http_response_body_size
         .filter(|bytes| *bytes > 0)
     {
-        let mut bytes = bytes as f32;
-        if response_usual > 0.0 {
-            bytes = bytes.min((RESPONSE_MAX * response_usual).max(RESPONSE_BYTES));
-        }
-        if let Some(amount) = common.bytes.add(&mut client.bytes, bytes, call.now_s)
+        let bytes = (bytes as f32).min(response_max);
+        if let Some(amount) =
+            common
+                .bytes
+                .add(&mut client.bytes, call.client_key, bytes, call.now_s)
             && client.seen.count() >= THINGS_MIN
         {
             look(amount, "bytes");
         }
     }
     if new > 0.0
-        && let Some(amount) = common.things.add(&mut client.things, new, call.now_s)
+        && let Some(amount) =
+            common
+                .things
+                .add(&mut client.things, call.client_key, new, call.now_s)
     {
         look(amount, "different things");
     }

@@ -72,6 +72,11 @@ impl Shift {
         }
     }
 
+    /// Whether more and more speaks for larger values.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.tail() < SLOW_BELOW
+    }
+
     /// The median of points, as of the last one; 0 where not enough is known.
     pub(crate) fn usual(&self) -> f32 {
         self.usual

@@ -659,6 +659,82 @@ fn a_key_that_all_users_of_an_application_have_may_come_from_anywhere() {
 }
 
 #[test]
+fn a_thief_is_told_of_among_many_calls_of_the_owner_however_long_he_stays() {
+    for (pause, stay) in [(4, 1), (10, 10)] {
+        let mut service = Service::new(19);
+        service.serve(1_200, |_, _| {});
+        service.serve(300, |service, second| {
+            if second % pause < stay {
+                let client = 0x60_0000 + (second / pause) as u32;
+                service.call(Told {
+                    client,
+                    consumer: Some("shop"),
+                    ..Told::default()
+                });
+            }
+        });
+        let alerted = service.alerted();
+        let told = alerted
+            .iter()
+            .any(|(detector, ..)| *detector == Detector::TokenSharing);
+        assert!(told, "{pause} {stay}: {alerted:#?}");
+    }
+}
+
+#[test]
+fn one_thing_that_is_missing_is_one_however_often_it_is_asked_for() {
+    let mut service = Service::new(23);
+    service.serve(300, |_, _| {});
+    service.serve(1_800, |service, second| {
+        for (client, path, status) in [
+            // A job that is not ready yet.
+            (301, "/orders/99001", 404),
+            // Pictures that nobody has uploaded, of users that are there.
+            (
+                302,
+                ["/orders/7", "/avatars/7"][second as usize % 2],
+                [200, 404][second as usize % 2],
+            ),
+            // Two objects in turn.
+            (
+                303,
+                ["/orders/8", "/catalog/page/8"][second as usize % 2],
+                200,
+            ),
+        ] {
+            service.call(Told {
+                client,
+                path,
+                status,
+                agent: "app/1",
+                ..Told::default()
+            });
+        }
+    });
+    assert_eq!(service.alerted(), []);
+}
+
+#[test]
+fn a_page_that_refuses_most_visitors_is_told_of_once_at_most() {
+    let mut service = Service::new(29);
+    service.serve(1_800, |service, second| {
+        let client = 5_000 + second as u32;
+        let status = if service.dice.share() < 0.7 { 401 } else { 200 };
+        service.call(Told {
+            client,
+            path: "/me",
+            status,
+            ..Told::default()
+        });
+    });
+    let open = service
+        .alerts
+        .iter()
+        .filter(|alert| alert.resolved_ns.is_none());
+    assert_eq!(open.count(), 0, "{:#?}", service.alerted());
+}
+
+#[test]
 fn clients_that_gave_up_waiting_are_an_outage_and_others_that_left_are_none() {
     for (waited_us, expected) in [(100_000, 0), (5_000_000, 1)] {
         let mut service = Service::new(13);

@@ -2,18 +2,18 @@
 //!
 //! **Idea.** There are two kinds of credentials. A partner's key lives in few places: the addresses from which
 //! its calls succeed are remembered, and each call is [`Evidence`], for a thief if it comes from an address
-//! that was never seen, and for the owner otherwise. How often the owner itself appears at a new address is
-//! learned. An application's key is in the hands of all its users, who have more than [`PLACES_MAX`]
-//! addresses: of those the number of different ones within a minute is held against its own habit
-//! ([`Population`]). A consumer is known where the configuration tells its client id.
+//! that was never seen, and for the owner if from one of its own. An application's key is in the hands of all
+//! its users, who have more than [`PLACES_MAX`] addresses: of those the number of different ones within a
+//! minute is held against its own habit ([`Population`]). A consumer is known where the configuration tells
+//! its client id.
 //!
-//! **Learning.** In a key's first [`KNOWN_CALLS`] calls and [`KNOWN_S`] seconds every address is its own.
-//! Later a new one becomes its own only while hardly anything speaks for a thief, so that the addresses of a
-//! theft stay strangers; of one theft each counts once. An application's first dozen minutes are taken for
-//! its habit.
+//! **Learning.** In a key's first [`KNOWN_CALLS`] calls, and for as many minutes as it has addresses, each
+//! address is its own. Later a new one becomes its own only when it still calls [`PROBATION_S`] after it first
+//! did; until then its calls say nothing for the owner. How often the owner appears at a new address is
+//! learned, too. An application's first dozen minutes are taken for its habit.
 //!
-//! **Constants.** A thief, among the owner's calls, makes [`ATTACK`] of them from a new address; an owner
-//! never less than [`USUAL_MIN`], so that four new addresses in a row are enough, and two or three are not.
+//! **Constants.** A thief brings new addresses [`ATTACK_TIMES`] as often as the owner, whose share is held
+//! between [`USUAL_MIN`] and [`USUAL_MAX`]: six within a short time are enough, and three are not.
 //!
 //! **When it is wrong.** A key that was used for a test becomes the application's; an integration moves to
 //! several new addresses at once.
@@ -27,13 +27,14 @@ use crate::alert::Subject;
 
 const PLACES_MAX: usize = 16;
 const KNOWN_CALLS: u32 = 50;
-const KNOWN_S: u32 = 60;
-const ATTACK: f32 = 0.15;
+const PROBATION_S: u32 = 6 * 3600;
+const CANDIDATES: usize = 8;
+const ATTACK_TIMES: f32 = 15.0;
 const USUAL: f32 = 0.01;
-const USUAL_MIN: f32 = 0.002;
-const USUAL_MAX: f32 = 0.25;
+const USUAL_MIN: f32 = 0.000_1;
+const USUAL_MAX: f32 = 0.05;
 const USUAL_WEIGHT: f32 = 50.0;
-const MEMORY: f32 = 2_000.0;
+const MEMORY: f32 = 20_000.0;
 const MEMORY_S: f32 = 600.0;
 /// Something speaks for a thief where the tail is lower.
 const LEARN_ABOVE: f64 = 1e-3;
@@ -55,6 +56,8 @@ pub(crate) struct PerConsumer {
 struct Places {
     /// Its own addresses, by their hashes; 0: none.
     own: [u32; PLACES_MAX],
+    /// Addresses on probation, and when they were first seen, s.
+    candidates: [(u32, u32); CANDIDATES],
     calls: u32,
     first_s: u32,
     /// How often its owner appears at a new address.
@@ -70,6 +73,7 @@ impl Default for PerConsumer {
         Self {
             places: Places {
                 own: [0; PLACES_MAX],
+                candidates: [(0, 0); CANDIDATES],
                 calls: 0,
                 first_s: 0,
                 moves: Share::new(USUAL, USUAL_WEIGHT),
@@ -94,10 +98,10 @@ impl Default for Common {
     }
 }
 
-/// Looks at a call of this consumer.
+/// Looks at a call of this consumer, which has a key and a name.
 pub(crate) fn observe(
     call: &Call<'_>,
-    name: &str,
+    (key, name): (u64, &str),
     consumer: &mut PerConsumer,
     Common(population): &mut Common,
     desk: &mut Desk<'_>,
@@ -125,7 +129,7 @@ pub(crate) fn observe(
         return;
     }
     let window = call.now_s / WINDOW_S;
-    if consumer.window != window || consumer.addresses.is_full() {
+    if consumer.window != window {
         consumer.window = window;
         consumer.addresses = Distinct::default();
     }
@@ -133,7 +137,7 @@ pub(crate) fn observe(
     if new == 0.0 {
         return;
     }
-    if let Some(amount) = population.add(&mut consumer.habit, new, call.now_s) {
+    if let Some(amount) = population.add(&mut consumer.habit, key, new, call.now_s) {
         desk.look(Detector::TokenSharing, amount.tail, || Found {
             subject: Subject::Consumer(shown(name).into()),
             observed: amount.total,
@@ -159,35 +163,57 @@ impl Places {
     /// Adds a call. The tail of what speaks for a thief, where the call is from a new address.
     fn add(&mut self, call: &Call<'_>) -> Option<f64> {
         let address = (call.client_key >> 32) as u32 | 1;
-        let is_new = !self.own.contains(&address);
+        let is_own = self.own.contains(&address);
         if self.calls == 0 {
             self.first_s = call.now_s;
         }
         self.calls = self.calls.saturating_add(1);
-        if self.calls <= KNOWN_CALLS || call.now_s < self.first_s + KNOWN_S {
-            self.moves.learn(is_new, MEMORY);
-            if is_new {
+        let known_s = 60 * self.own.iter().filter(|own| **own != 0).count() as u32;
+        if self.calls <= KNOWN_CALLS || call.now_s < self.first_s + known_s {
+            self.moves.learn(!is_own, MEMORY);
+            if !is_own {
                 self.adopt(address);
             }
             return None;
         }
-        if self.evidence.is_none() || self.strangers.is_full() {
+        if self.evidence.is_none() {
             self.strangers = Distinct::default();
             self.since_s = call.now_s;
         }
-        if is_new && self.strangers.add(call.client_key) == 0.0 {
+        if !is_own && !self.is_stranger(address, call) {
             return None;
         }
         let usual = self.moves.get().clamp(USUAL_MIN, USUAL_MAX);
-        let ratio = log_ratio(is_new, ATTACK, usual);
+        let ratio = log_ratio(!is_own, ATTACK_TIMES * usual, usual);
         let tail = self.evidence.add(ratio, call.now_s, MEMORY_S);
         if tail > LEARN_ABOVE {
-            self.moves.learn(is_new, MEMORY);
-            if is_new {
+            self.moves.learn(!is_own, MEMORY);
+        }
+        (!is_own).then_some(tail)
+    }
+
+    /// Whether an address that is not its own is seen for the first time.
+    fn is_stranger(&mut self, address: u32, call: &Call<'_>) -> bool {
+        let known = self
+            .candidates
+            .iter_mut()
+            .find(|(candidate, _)| *candidate == address);
+        if let Some((candidate, since_s)) = known {
+            if call.now_s >= *since_s + PROBATION_S {
+                *candidate = 0;
                 self.adopt(address);
             }
+            return false;
         }
-        is_new.then_some(tail)
+        // The oldest makes room.
+        if let Some(oldest) = self
+            .candidates
+            .iter_mut()
+            .min_by_key(|(_, since_s)| *since_s)
+        {
+            *oldest = (address, call.now_s);
+        }
+        self.strangers.add(call.client_key) > 0.0
     }
 
     fn adopt(&mut self, address: u32) {

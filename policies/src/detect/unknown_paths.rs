@@ -2,10 +2,12 @@
 //!
 //! **Idea.** The port scan detection of Jung et al. with paths for ports: a client that knows the API asks
 //! for what is there, one that guesses mostly for what is not. A path that was missing counts once for each
-//! client, so that one broken link, asked for a thousand times, is one.
+//! client, so that one broken link, asked for a thousand times, is one; one that is there counts a quarter
+//! ([`REPEATED`]) when it is asked for again.
 //!
 //! **Constants.** Of a guesser's new paths [`ATTACK`] are missing; of usual clients' calls the share that
-//! is learned, held between [`USUAL_MIN`] and [`USUAL_MAX`]. About fifteen different ones in a row are enough.
+//! is learned, held between [`USUAL_MIN`] and [`USUAL_MAX`]. Between five and fifteen different ones in a row
+//! are enough.
 //!
 //! **When it is wrong.** A crawler that follows a page of dead links, or an application whose new version
 //! asks for what the old service does not have: many clients alert then, and all say the same.
@@ -19,6 +21,8 @@ use crate::alert::Subject;
 const ATTACK: f32 = 0.9;
 const USUAL_MIN: f32 = 0.05;
 const USUAL_MAX: f32 = 0.3;
+/// Who asks for the start page again and again has not shown that it knows its way.
+const REPEATED: f32 = 0.25;
 const MEMORY: f32 = 10_000.0;
 const MEMORY_S: f32 = 3600.0;
 const LEARN_ABOVE: f64 = 0.01;
@@ -26,7 +30,7 @@ const LEARN_ABOVE: f64 = 0.01;
 /// Of one client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PerClient {
-    missing: Distinct,
+    asked: Distinct,
     evidence: Evidence,
     count: u32,
     since_s: u32,
@@ -59,21 +63,20 @@ pub(crate) fn observe(
         return;
     }
     if client.evidence.is_none() {
+        client.asked = Distinct::default();
         client.count = 0;
         client.since_s = call.now_s;
     }
-    if missing {
-        if client.missing.is_full() {
-            client.missing = Distinct::default();
-        }
-        if client.missing.add(call.path) == 0.0 {
-            return;
-        }
+    let is_new = client.asked.add(call.path) > 0.0;
+    if missing && !is_new {
+        return;
     }
     let usual = common.missing.get().clamp(USUAL_MIN, USUAL_MAX);
-    let tail = client
-        .evidence
-        .add(log_ratio(missing, ATTACK, usual), call.now_s, MEMORY_S);
+    let mut ratio = log_ratio(missing, ATTACK, usual);
+    if !is_new {
+        ratio *= REPEATED;
+    }
+    let tail = client.evidence.add(ratio, call.now_s, MEMORY_S);
     if tail > LEARN_ABOVE {
         common.missing.learn(missing, MEMORY);
     }

@@ -45,7 +45,7 @@ const MEMORY_S: f32 = 600.0;
 const HABIT_WEIGHT: f32 = 30.0;
 const HABIT_MEMORY: f32 = 200.0;
 /// Handshakes of one sweep that are told apart; more say nothing more.
-const PER_SWEEP_MAX: u64 = 64;
+const PER_SWEEP_MAX: f32 = 64.0;
 const HALF_LIFE_S: u32 = 3600;
 
 /// The detector.
@@ -114,15 +114,10 @@ impl HalfOpen {
         }
         let share = self.usual.get().clamp(USUAL_MIN, USUAL_MAX);
         let usual = share.max(network.habit.get()).min(ATTACK);
-        let mut tail = 1.0;
-        for is_incomplete in [(incomplete, true), (complete, false)]
-            .into_iter()
-            .flat_map(|(n, is)| (0..n.min(PER_SWEEP_MAX)).map(move |_| is))
-        {
-            tail = network
-                .evidence
-                .add(log_ratio(is_incomplete, ATTACK, usual), now_s, MEMORY_S);
-        }
+        let told_apart = (PER_SWEEP_MAX / (incomplete + complete) as f32).min(1.0);
+        let ratio = incomplete as f32 * log_ratio(true, ATTACK, usual)
+            + complete as f32 * log_ratio(false, ATTACK, usual);
+        let tail = network.evidence.add(told_apart * ratio, now_s, MEMORY_S);
         if network.evidence.is_none() {
             network.since_ns = 0;
             (network.incomplete, network.complete) = (0, 0);
@@ -133,7 +128,8 @@ impl HalfOpen {
         network.complete = network.complete.saturating_add(complete as u32);
         let is_unusual = alerts.weigh(Detector::HalfOpen, tail);
         network.learn(incomplete, complete, now_s);
-        if !is_unusual && tail > 1e-3 {
+        // Forged addresses never complete anything, and teach nothing.
+        if !is_unusual && tail > 1e-3 && network.seen.established > 0 {
             self.usual.learn(incomplete > complete, MEMORY);
         }
         if is_unusual {

@@ -22,6 +22,8 @@ use crate::detect::{Detector, Table};
 
 /// Fewer are nobody's business, and not looked at.
 const FEW: u32 = 4;
+/// So many a browser opens to a host.
+const BROWSER: u32 = 6;
 /// Fewer clients are no network.
 const CLIENTS_MIN: u32 = 3;
 /// How many clients' worth a network has.
@@ -134,13 +136,18 @@ impl Holding {
             };
             let key = self.hasher.hash_one(source);
             let habit = self.habits.get(key, now_s).map_or(0.0, |habit| *habit);
-            let tail = usual.tail(had.weight.into(), habit);
+            // A browser's connections to one host, all stalled, are one misfortune.
+            let number = match had.now > BROWSER {
+                true => had.weight,
+                false => had.now,
+            };
+            let tail = usual.tail(number.into(), habit);
             if alerts.weigh(detector, tail) {
                 let found = Unusual {
                     source: *source,
                     tail,
                     number: had.now,
-                    weight: had.weight,
+                    weight: number,
                     usual: usual.mean().max(habit.into()),
                     clients: had.clients,
                     since_ns: had.since_ns,
@@ -187,6 +194,7 @@ impl Holding {
             hasher,
             ..
         } = self;
+        let present = present.max(had.len());
         of_clients.span(present);
         of_networks.span(present);
         for (source, had) in had.iter() {

@@ -5,8 +5,7 @@
 //! ([`Evidence`]), as J. Jung et al. have it (*Fast Portscan Detection Using Sequential Hypothesis Testing*,
 //! 2004). How often a first connection stays empty is learned, never below [`USUAL_MIN`].
 //!
-//! **Habit.** A listener counts once for each client that comes back within the life of its place in the
-//! table, so a load balancer that probes all listeners with a connection is told of once.
+//! **Habit.** A listener counts once for each client that comes back within a day, so a load balancer that probes all listeners with a connection is told of once.
 //!
 //! **Constants.** Of first connections a tenth is empty before anything is known, so that seven listeners are
 //! enough; later four.
@@ -31,6 +30,7 @@ const MEMORY: f32 = 5_000.0;
 const MEMORY_S: f32 = 600.0;
 /// Whose evidence is this unlikely is not learned from.
 const LEARN_ABOVE: f64 = 0.01;
+/// A day.
 const HALF_LIFE_S: u32 = 24 * 3600;
 /// Connections that ended between two sweeps, and have been told apart; more wait for nothing.
 const ENDED_MAX: usize = 65_536;
@@ -52,6 +52,7 @@ struct Client {
     evidence: Evidence,
     empty: u32,
     since_ns: u64,
+    seen_s: u32,
 }
 
 impl ListenerScan {
@@ -84,6 +85,10 @@ impl ListenerScan {
             let Some(client) = clients.get(hasher.hash_one(source), now_s) else {
                 continue;
             };
+            if now_s >= client.seen_s + HALF_LIFE_S {
+                client.listeners = 0;
+            }
+            client.seen_s = now_s;
             let listener = 1 << (hasher.hash_one(socket.listener) >> 58);
             if client.listeners & listener != 0 {
                 continue;

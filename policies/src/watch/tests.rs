@@ -383,6 +383,8 @@ fn a_network_that_never_completes_a_handshake_scans() {
         (|second| handshakes(second, 0, second)) as fn(u64) -> Handshakes,
         |second| handshakes(second, 0, 0),
         |_| handshakes(8, 0, 8),
+        // Among others who do complete theirs.
+        |second| handshakes(1_020 * second, 20 * second, 1_000 * second),
         |_| Handshakes {
             stray: 8,
             ..Handshakes::default()

@@ -11,9 +11,10 @@
 //! **A source's own habit.** The address of an office or of a mobile carrier stands for many clients and
 //! always has more. Only what exceeds a source's habit counts, and on a scale of at least half of it.
 //!
-//! **Robust.** A number is learned as no more than [`LIMIT_MEANS`] means, so that an attack moves the mean
-//! by little; a source that has an open alert is not learned from at all, and what was unlikely moves a
-//! habit by a tenth of what it otherwise would.
+//! **Robust.** A number is learned as no more than [`LIMIT_MEANS`] means of the span before, of unlikely ones
+//! only each [`SLOWLY`]th, so that an attack from many sources moves the mean by little; a source that has an
+//! open alert is not learned from at all, and what was unlikely moves a habit by a tenth of what it otherwise
+//! would.
 //!
 //! **Constants.** The prior weighs [`PRIOR_COUNT`] observations, which at their mean of
 //! [`PRIOR_MEAN`] lets one source of an unknown service have some thirty before it is told of, and never a
@@ -37,6 +38,7 @@ const MEMORY: f64 = 20_000.0;
 const HABIT_STEP: f32 = 0.1;
 /// Rarer than this is unlikely, and hardly learned from.
 const UNLIKELY: f64 = 1e-3;
+const SLOWLY: u32 = 20;
 
 /// What sources usually have.
 #[derive(Clone, Debug)]
@@ -48,6 +50,10 @@ pub(super) struct Usual {
     sum: f64,
     /// Observations of all sources.
     all: f64,
+    /// No number of this span is learned as more.
+    limit: f64,
+    /// Unlikely ones that were left out.
+    left_out: u32,
 }
 
 impl Usual {
@@ -58,6 +64,8 @@ impl Usual {
             count: 0.0,
             sum: 0.0,
             all: 0.0,
+            limit: LIMIT_MEANS * PRIOR_MEAN * scale,
+            left_out: 0,
         }
     }
 
@@ -90,16 +98,20 @@ impl Usual {
                 *total /= 2.0;
             }
         }
+        self.limit = LIMIT_MEANS * self.mean();
     }
 
     /// A source had so many at most, in a span that is over.
     pub(super) fn learn(&mut self, most: f64, habit: &mut f32) {
         let excess = (most - f64::from(*habit)).max(0.0);
-        if excess > 0.0 {
+        let is_unlikely = self.tail(most, *habit) < UNLIKELY;
+        self.left_out += u32::from(is_unlikely);
+        if excess > 0.0 && (!is_unlikely || self.left_out >= SLOWLY) {
+            self.left_out = 0;
             self.count += 1.0;
-            self.sum += excess.min(LIMIT_MEANS * self.mean());
+            self.sum += excess.min(self.limit);
         }
-        let step = match self.tail(most, *habit) < UNLIKELY {
+        let step = match is_unlikely {
             true => HABIT_STEP / 10.0,
             false => HABIT_STEP,
         };
