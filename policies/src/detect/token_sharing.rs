@@ -7,10 +7,12 @@
 //! minute is held against its own habit ([`Population`]). A consumer is known where the configuration tells
 //! its client id.
 //!
-//! **Learning.** In a key's first [`KNOWN_CALLS`] calls, and for as many minutes as it has addresses, each
-//! address is its own. Later a new one becomes its own only when it still calls [`PROBATION_S`] after it first
-//! did; until then its calls say nothing for the owner. How often the owner appears at a new address is
-//! learned, too. An application's first dozen minutes are taken for its habit.
+//! **Learning.** In the beginning each address is a key's own: for [`KNOWN_CALLS`] calls, for a minute if it has
+//! but one address, for an hour if it has two and for a day if it has more, and for as long as more than
+//! [`USUAL_MAX`] of its calls come from a new one. Later a new one becomes its own only when it still calls
+//! [`PROBATION_S`] after it first did; until then its calls say nothing for the owner. How often the owner
+//! appears at a new address is learned, too. If strangers go on for [`GIVEN_UP_S`] and are more than
+//! [`GIVEN_UP`], the key is everybody's by now. An application's first dozen minutes are taken for its habit.
 //!
 //! **Constants.** A thief brings new addresses [`ATTACK_TIMES`] as often as the owner, whose share is held
 //! between [`USUAL_MIN`] and [`USUAL_MAX`]: six within a short time are enough, and three are not.
@@ -27,6 +29,10 @@ use crate::alert::Subject;
 
 const PLACES_MAX: usize = 16;
 const KNOWN_CALLS: u32 = 50;
+/// By the number of its addresses, s.
+const KNOWN_S: [u32; 4] = [60, 60, 3_600, 86_400];
+const GIVEN_UP_S: u32 = 1_800;
+const GIVEN_UP: f32 = 50.0;
 const PROBATION_S: u32 = 6 * 3600;
 const CANDIDATES: usize = 8;
 const ATTACK_TIMES: f32 = 15.0;
@@ -168,8 +174,13 @@ impl Places {
             self.first_s = call.now_s;
         }
         self.calls = self.calls.saturating_add(1);
-        let known_s = 60 * self.own.iter().filter(|own| **own != 0).count() as u32;
-        if self.calls <= KNOWN_CALLS || call.now_s < self.first_s + known_s {
+        let places = self.own.iter().filter(|own| **own != 0).count();
+        let known_s = KNOWN_S[places.min(KNOWN_S.len() - 1)];
+        let usual = self.moves.get();
+        if self.calls <= KNOWN_CALLS
+            || call.now_s < self.first_s + known_s
+            || usual > USUAL_MAX && self.evidence.is_none()
+        {
             self.moves.learn(!is_own, MEMORY);
             if !is_own {
                 self.adopt(address);
@@ -183,11 +194,15 @@ impl Places {
         if !is_own && !self.is_stranger(address, call) {
             return None;
         }
-        let usual = self.moves.get().clamp(USUAL_MIN, USUAL_MAX);
+        let usual = usual.clamp(USUAL_MIN, USUAL_MAX);
         let ratio = log_ratio(!is_own, ATTACK_TIMES * usual, usual);
         let tail = self.evidence.add(ratio, call.now_s, MEMORY_S);
         if tail > LEARN_ABOVE {
             self.moves.learn(!is_own, MEMORY);
+        }
+        let lasts_s = call.now_s.saturating_sub(self.since_s);
+        if lasts_s >= GIVEN_UP_S && self.strangers.count() > GIVEN_UP {
+            self.own.fill(address);
         }
         (!is_own).then_some(tail)
     }
