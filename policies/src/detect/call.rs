@@ -1,9 +1,10 @@
 //! What the detectors need to know of a finished call, worked out once.
 
 use std::borrow::Cow;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
 
+use ahash::RandomState;
 use calltap_correlate::record::{CallRecord, Finding};
 
 use super::Detector;

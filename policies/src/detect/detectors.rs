@@ -1,8 +1,8 @@
 //! Every detector over finished calls, asked in turn.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use ahash::RandomState;
 use calltap_correlate::record::{CallRecord, Kind};
 
 use super::call::{Call, Desk};

@@ -25,8 +25,11 @@ impl Distinct {
         if self.ranks[register] >= rank {
             return 0.0;
         }
-        let chances = self.ranks.iter().map(|rank| (-f32::from(*rank)).exp2());
-        let stands_for = REGISTERS as f32 / chances.sum::<f32>();
+        // Two to the power of minus the rank, as IEEE 754 has it.
+        let chances = self
+            .ranks
+            .map(|rank| f32::from_bits((127 - u32::from(rank)) << 23));
+        let stands_for = REGISTERS as f32 / chances.iter().sum::<f32>();
         self.ranks[register] = rank;
         self.count += stands_for;
         stands_for

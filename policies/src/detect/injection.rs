@@ -13,7 +13,7 @@
 //! **When it is wrong.** A service whose users send code by intention: search for programming questions,
 //! database consoles. Bodies and headers other than the user agent are not seen.
 
-use std::hash::{BuildHasher as _, RandomState};
+use ahash::RandomState;
 
 use super::Detector;
 use super::call::{Call, Desk, Found};

@@ -13,7 +13,7 @@
 //!
 //! **When it is wrong.** A new release of a browser is new, once for each route.
 
-use std::hash::{BuildHasher as _, RandomState};
+use ahash::RandomState;
 
 use super::Detector;
 use super::call::{Call, Desk, Found};

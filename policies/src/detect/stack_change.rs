@@ -12,7 +12,7 @@
 //!
 //! **When it is wrong.** When an address is given to an office: then it is somebody else indeed.
 
-use std::hash::{BuildHasher as _, RandomState};
+use ahash::RandomState;
 
 use super::Detector;
 use super::call::{Call, Desk, Found};
