@@ -314,6 +314,7 @@ impl Pipeline {
             watch.closed(&closed, now);
         }
         self.policies.tick(now);
+        self.tell(clock);
         let took_ns = now_ns().saturating_sub(now);
         shared.sweep_ns.store(took_ns, Ordering::Relaxed);
         for exchange in so_far {

@@ -474,6 +474,10 @@ impl Calltap {
         let mut new = config::load(self.config_path.as_deref(), &self.overrides).map_err(texts)?;
         let old = self.setup.load_full();
         new.policies.rules.continue_from(&old.config.policies.rules);
+        // Nobody else has them yet.
+        if let Some(records) = Arc::get_mut(&mut new.policies.records) {
+            records.continue_from(&old.config.policies.records);
+        }
         let fixed = old.config.needs_restart(&new);
         if !fixed.is_empty() {
             return Err(texts(fixed));
@@ -583,6 +587,8 @@ pub(crate) fn policies(config: &Config, seed: u64) -> Policies {
     Policies {
         review: Review {
             rules: Arc::clone(&config.policies.records),
+            // A name with a dot is a field's; those without are hidden where they are read.
+            hides_words: config.records.redact.iter().any(|name| name.contains('.')),
         },
         detectors: Detectors::new(config.alerts.bounds),
         watch: Watch::new(config.alerts.sources_max),

@@ -10,9 +10,8 @@
 //! test and [`records`] what it wrote; [`checks`] holds one against the other. [`lab`] makes network
 //! namespaces, [`raw_client`] speaks TCP by hand in them, [`certificate`] is for TLS, [`cleanup`]
 //! takes away what was made, [`machine`] says what a run was made on, [`table`] prints. [`verify`],
-//! [`faults`], [`delays`], [`abort`], [`deny`], [`truth`], [`fingerprints`], [`compare`], [`detect`] and
-//! [`detect_tools`] are the
-//! questions.
+//! [`faults`], [`delays`], [`abort`], [`deny`], [`truth`], [`fingerprints`], [`compare`] and [`detect`]
+//! are the questions.
 #![forbid(unsafe_code)]
 
 pub mod abort;
@@ -25,7 +24,6 @@ pub mod compare;
 pub mod delays;
 pub mod deny;
 pub mod detect;
-pub mod detect_tools;
 pub mod faults;
 pub mod fingerprints;
 pub mod gateway;

@@ -21,10 +21,10 @@ use calltap_loadtest::compare::{self, Wanted as Compared};
 use calltap_loadtest::delays::{self, Found, Place};
 use calltap_loadtest::deny;
 use calltap_loadtest::detect::series;
-use calltap_loadtest::detect_tools::kinds::KINDS;
-use calltap_loadtest::detect_tools::report::Outcome;
-use calltap_loadtest::detect_tools::template::Templates;
-use calltap_loadtest::detect_tools::{self, Asked, made_up, replay};
+use calltap_loadtest::detect::tools::kinds::KINDS;
+use calltap_loadtest::detect::tools::report::Outcome;
+use calltap_loadtest::detect::tools::template::Templates;
+use calltap_loadtest::detect::tools::{self, Asked, made_up, replay};
 use calltap_loadtest::faults;
 use calltap_loadtest::fingerprints::{self, Extent, Finding, syn, tls};
 use calltap_loadtest::gateway;
@@ -240,7 +240,7 @@ struct BenignArgs {
     #[arg(long)]
     calltap: Option<PathBuf>,
     /// How many calls
-    #[arg(long, default_value_t = detect_tools::MADE_UP)]
+    #[arg(long, default_value_t = tools::MADE_UP)]
     calls: u64,
     /// Repeats the same calls
     #[arg(long, default_value_t = 1)]
@@ -652,10 +652,10 @@ fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(path) = &arguments.write {
-        page::check(path, detect_tools::BY)?;
+        page::check(path, tools::BY)?;
     }
     let outcome = match &arguments.judge {
-        Some(directory) => Outcome::of(detect_tools::kept(directory)?, None),
+        Some(directory) => Outcome::of(tools::kept(directory)?, None),
         None => {
             let asked = Asked {
                 calls: arguments.calls,
@@ -665,11 +665,11 @@ fn detect_tools(arguments: ToolsArgs) -> anyhow::Result<ExitCode> {
                 quick: arguments.quick,
                 keep: arguments.keep,
             };
-            detect_tools::ask(&calltap(arguments.calltap)?, asked)?
+            tools::ask(&calltap(arguments.calltap)?, asked)?
         }
     };
     if let Some(path) = &arguments.write {
-        detect_tools::write(path, &outcome)?;
+        tools::write(path, &outcome)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&outcome)?);
@@ -711,7 +711,7 @@ fn detect_benign(arguments: BenignArgs) -> anyhow::Result<ExitCode> {
     let calltap = calltap(named)?;
     let templates = match records {
         Some(records) => Templates::read(&records)?,
-        None => detect_tools::harvest(&calltap, seed)?,
+        None => tools::harvest(&calltap, seed)?,
     };
     let mut out: Box<dyn io::Write> = match write {
         Some(path) if path.as_os_str() == "-" => Box::new(io::stdout().lock()),

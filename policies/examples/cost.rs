@@ -37,6 +37,15 @@ const INTERPRETED: [&str; 2] = [
     r#"{"GET": false, "PUT": true}[http.request.method]"#,
 ];
 
+/// What a configuration may have beside those: networks, patterns, fingerprints, headers.
+const OTHERS: [&str; 5] = [
+    r#"cidr("10.0.0.0/8").containsIP(client.address) && url.path.startsWith("/admin")"#,
+    r#"url.path.matches("^/v[0-9]+/private/")"#,
+    r#"client.syn.p0f == "4:128+0:0:1460:mss*44,7:mss,sok,ts,nop,ws:df,id+:0""#,
+    r#"http.request.header["x-tenant"] == "blue""#,
+    r#"user_agent.original.contains("Windows NT") && client.syn.ttl <= 64"#,
+];
+
 struct Client;
 
 impl Asked for Client {
@@ -60,8 +69,13 @@ fn main() {
         conditions.iter().cycle().take(RULES).map(rule).collect()
     };
     let limits = (0..RULES).map(|_| rule("true", limit())).collect();
+    let mut all_kinds: Vec<Rule> = tags(&[&SIMPLE[..], &OTHERS, &WRITTEN_OUT].concat());
+    all_kinds.truncate(15);
+    all_kinds.extend((0..4).map(|_| rule("true", limit())));
+    all_kinds.push(rule(INTERPRETED[0], Then::Tag));
     for (name, rules) in [
         ("20 simple rules", tags(&SIMPLE)),
+        ("20 rules of all kinds", all_kinds),
         ("20 rules with a list each", tags(&WRITTEN_OUT)),
         ("20 limits by address", limits),
         ("20 interpreted rules", tags(&INTERPRETED)),
@@ -84,6 +98,7 @@ fn main() {
     ] {
         let review = Review {
             rules: RecordRules::new(rules).into(),
+            hides_words: false,
         };
         println!("{name}: {:.0} ns a record", per_record_ns(&review));
     }

@@ -96,6 +96,7 @@ impl Alertmanager {
                     self.tally.fails(why);
                     failures += 1;
                     // What changes meanwhile is told with it.
+                    let after = after.map(|after| after.min(self.resend));
                     tokio::time::sleep(pace.pause(failures, after)).await;
                     continue;
                 }

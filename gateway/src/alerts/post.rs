@@ -3,6 +3,7 @@
 //! Follows no redirect and asks no proxy: an alert goes where the configuration says.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -179,11 +180,15 @@ impl Poster {
             host: url.host().to_owned(),
             source,
         })?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
         let mut last = io::Error::other("it has no address");
+        // One that does not answer leaves the others time.
+        let each = self.destination.timeout / (addresses.len() as u32 + 1);
         for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = error,
+            match tokio::time::timeout(each, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
         }
         Err(TryError::Connect {
@@ -238,7 +243,11 @@ fn verdict(status: StatusCode, headers: &HeaderMap, reason: &str) -> Answer {
         // It may come from anybody, and goes to a terminal.
         why.push_str(&format!(": {}", reason.escape_debug()));
     }
-    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    let later = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
     match status.is_client_error() && !later.contains(&status) {
         true => Answer::Refused(why),
         false => Answer::Later(why, retry_after(headers, SystemTime::now())),

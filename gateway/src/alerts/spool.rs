@@ -155,8 +155,19 @@ impl Spool {
         };
         spool.learn(&text);
         // Begins clean: without what is done and what is damaged.
-        if spool.end > spool.waiting_bytes {
-            spool.rewrite()?;
+        if spool.end > spool.waiting_bytes
+            && let Err(error) = spool.rewrite()
+        {
+            // A full disk is no reason not to start. What is written next begins a line of its own.
+            tracing::warn!("{} stays as it is: {error}", path.display());
+            let torn = text
+                .rsplit(|&byte| byte == b'\n')
+                .next()
+                .unwrap_or_default();
+            if spool.end == text.len() as u64 {
+                spool.end -= torn.len() as u64;
+                spool.file.set_len(spool.end)?;
+            }
         }
         Ok(spool)
     }
@@ -276,6 +287,25 @@ impl Spool {
         new_path.push(".new");
         let new_path = PathBuf::from(new_path);
         let new = open(&new_path)?;
+        let written = self.write_waiting(&new);
+        if written.is_err() {
+            // Not on a disk that may be full.
+            let _ = fs::remove_file(&new_path);
+        }
+        let (end, moved) = written?;
+        fs::rename(&new_path, &self.path)?;
+        // From here on the old file is nobody's.
+        self.file = new;
+        self.end = end;
+        self.waiting = moved;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Where it ends, and where each message stands in it.
+    fn write_waiting(&self, new: &File) -> io::Result<(u64, VecDeque<Waiting>)> {
         new.set_len(0)?;
         let (mut end, mut moved) = (0, VecDeque::with_capacity(self.waiting.len()));
         for waiting in &self.waiting {
@@ -289,14 +319,7 @@ impl Spool {
             end += waiting.len;
         }
         new.sync_all()?;
-        fs::rename(&new_path, &self.path)?;
-        if let Some(directory) = self.path.parent() {
-            File::open(directory)?.sync_all()?;
-        }
-        self.file = new;
-        self.end = end;
-        self.waiting = moved;
-        Ok(())
+        Ok((end, moved))
     }
 }
 

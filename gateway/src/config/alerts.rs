@@ -191,10 +191,24 @@ fn alertmanager(mut section: Section<'_>) -> Option<AlertmanagerConfig> {
     })
 }
 
+/// A detector whose alerts name a client that could be denied.
+fn denying(field: Field<'_>) -> Option<Detector> {
+    let detector = detector(field.clone())?;
+    if !detector.names_client() {
+        let name = detector.info().name;
+        field.wrong(
+            format!("alerts of {name} name no client that could be denied"),
+            None,
+        );
+        return None;
+    }
+    Some(detector)
+}
+
 fn deny(mut section: Section<'_>) -> Option<AlertsDenyConfig> {
     let detectors = section
         .key("detectors")
-        .and_then(|field| field.list(detector));
+        .and_then(|field| field.list(denying));
     let for_ = section
         .key("for_s")
         .and_then(|field| at_least_a_second(&field));

@@ -148,11 +148,13 @@ fn file(field: &Field<'_>) -> Option<Vec<Entry>> {
     let text = std::fs::read_to_string(Path::new(path))
         .map_err(|error| field.wrong(format!("cannot read {path}: {error}"), None))
         .ok()?;
-    let BadLines { told, further } = match addresses::read(&text) {
+    // As some editors write it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let BadLines { told, further } = match addresses::read(text) {
         Ok(entries) => return Some(entries),
         Err(wrong) => wrong,
     };
-    let origin = Origin::file(path, &text);
+    let origin = Origin::file(path, text);
     for BadLine { line, why } in told {
         let place = Place::line(&origin, line);
         field.note(place.mistake("", why.to_string(), Some(why.remedy())));

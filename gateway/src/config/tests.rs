@@ -383,14 +383,14 @@ fn a_reload_takes_routes_upstreams_and_certificates_only() {
     expect![[r#"
         calltap.toml:4:11: listeners[0].address: changed from "127.0.0.1:8080" to "127.0.0.1:8081", which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml:12:1: listeners[1]: is new, which needs a restart; restart calltap, or put the old value back and reload
-        calltap.toml:17:19: records.request_headers: changed from [] to ["a"], which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml:17:19: records.request_headers: changed from ["range"] to ["a"], which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml:15:8: tap.mode: changed from "auto" to "off", which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml:1:11: workers: changed from 0 to 7, which needs a restart; restart calltap, or put the old value back and reload
     "#]].assert_eq(&listed(&old.needs_restart(&read(&new))));
     expect![[r#"
         calltap.toml:3:11: listeners[0].address: changed from "127.0.0.1:8081" to "127.0.0.1:8080", which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml: listeners[1]: is gone, which needs a restart; restart calltap, or put the old value back and reload
-        calltap.toml: records.request_headers: changed from ["a"] to [], which needs a restart; restart calltap, or put the old value back and reload
+        calltap.toml: records.request_headers: changed from ["a"] to ["range"], which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml: tap.mode: changed from "off" to "auto", which needs a restart; restart calltap, or put the old value back and reload
         calltap.toml: workers: changed from 7 to 0, which needs a restart; restart calltap, or put the old value back and reload
     "#]].assert_eq(&listed(&read(&new).needs_restart(&old)));
@@ -975,15 +975,17 @@ secret_file = {secret:?}
 [alerts.alertmanager]
 urls = ["http://127.0.0.1:9093/api/v2/alerts", "http://am", "http://am/"]
 false_per_day = 1
+[alerts.deny]
+detectors = ["half_open", "injecton", "injection"]
 {SMALL}"#
         ),
         expect![[r#"
             calltap.toml:2:18: defaults.webhook.secret_file: unknown key; known here: severity, timeout_ms
             calltap.toml:4:17: alerts.false_per_day: must be a number, this is a text
             calltap.toml:5:11: alerts.quiet_s: must be at least 1
-            calltap.toml:6:14: alerts.alerts_max: must be 24 to 65536, this is 5
+            calltap.toml:6:14: alerts.alerts_max: must be 26 to 65536, this is 5
             calltap.toml:7:8: alerts.off[0]: no detector is named "regularty"; did you mean "regularity"?
-            calltap.toml:7:21: alerts.off[1]: no detector is named "everything"; there are route_rate, route_errors, route_latency, route_size, client_rate, cost_share, object_enumeration, auth_failures, auth_spray, auth_account, unknown_paths, scraping, regularity, sequence, novelty, token_sharing, injection, network_shift, stack_change, slow_request, slow_read, half_open, syn_flood, connection_churn
+            calltap.toml:7:21: alerts.off[1]: no detector is named "everything"; there are route_rate, route_errors, route_latency, route_size, client_rate, cost_share, object_enumeration, auth_failures, auth_spray, auth_account, unknown_paths, scraping, regularity, sequence, novelty, token_sharing, injection, overlapping_ranges, network_shift, stack_change, slow_request, slow_read, half_open, listener_scan, syn_flood, connection_churn
             calltap.toml:8:8: alerts.link: "calltap.example.com": this is no http:// or https:// URL
             calltap.toml:9:17: alerts.spool_max_mib: must be 1 to 1024, this is 0
             calltap.toml:10:1: alerts.webhook: unknown key; did you mean "webhooks"?
@@ -1002,6 +1004,8 @@ false_per_day = 1
             calltap.toml:28:9: alerts.alertmanager.urls[0]: this is more than where an Alertmanager is; write where it is, such as http://127.0.0.1:9093: calltap adds /api/v2/alerts
             calltap.toml:28:61: alerts.alertmanager.urls[2]: this one is named already
             calltap.toml:29:1: alerts.alertmanager.false_per_day: unknown key; known here: ca, token_file, severity, timeout_ms, urls, resend_s
+            calltap.toml:31:14: alerts.deny.detectors[0]: alerts of half_open name no client that could be denied
+            calltap.toml:31:27: alerts.deny.detectors[1]: no detector is named "injecton"; did you mean "injection"?
         "#]],
     );
 }

@@ -24,9 +24,9 @@ use pingora::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 use smallvec::SmallVec;
 
 use super::failure::{
-    ADDRESS_DENIED, BAD_PATH, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY, DENIED,
-    Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT, UPGRADED_IDLE,
-    UPSTREAM_TIMEOUT, URI_TOO_LONG, WRONG_METHOD, is_of_time, outcome, reset_code,
+    ADDRESS_DENIED, BAD_PATH, BAD_REQUEST, BODY_TOO_LARGE, CLIENT_ABORT, CLIENT_SENDS_TOO_SLOWLY,
+    DENIED, Failure, HEAD_TOO_LARGE, LIMITED, NO_ENDPOINT, NO_ROUTE, SHUTDOWN, TIMEOUT,
+    UPGRADED_IDLE, UPSTREAM_TIMEOUT, URI_TOO_LONG, WRONG_METHOD, is_of_time, outcome, reset_code,
 };
 use super::open::{OpenCall, Step};
 use super::upstream_leg::UpstreamUse;
@@ -204,7 +204,8 @@ impl Call {
     }
 
     /// Finds out what is asked, by whom, and whether and where it may pass.
-    pub(super) fn resolve(&mut self, session: &Session) -> Result<(), Failure> {
+    pub(super) fn resolve(&mut self, session: &mut Session) -> Result<(), Failure> {
+        complete_head(session.req_header_mut()).map_err(|_| BAD_REQUEST)?;
         let head = session.req_header();
         let setup = Arc::clone(&self.setup);
         let config = &setup.config;
@@ -468,7 +469,7 @@ impl Call {
     }
 
     /// What the upstream is sent instead of what the client sent.
-    pub(super) fn rewrite(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
+    pub(super) fn rewrite(&self, request: &mut RequestHeader) -> Result<()> {
         change_headers(request, |headers| {
             if let Some(identity) = &self.identity {
                 headers.reserve(identity::STAMPED_HEADERS);
@@ -494,18 +495,10 @@ impl Call {
             .route
             .as_ref()
             .is_some_and(|route| route.host_header == HostHeader::Rewrite);
-        let host = match &self.lease {
-            Some(lease) if rewrites => Some(lease.authority()),
-            // HTTP/2 names the host in :authority; HTTP/1.1 upstreams want the header.
-            _ if !request.headers.contains_key(header::HOST) => session
-                .req_header()
-                .uri
-                .authority()
-                .map(|authority| authority.as_str()),
-            _ => None,
-        };
-        if let Some(host) = host {
-            request.insert_header(header::HOST, host)?;
+        if let Some(lease) = &self.lease
+            && rewrites
+        {
+            request.insert_header(header::HOST, lease.authority())?;
         }
         Ok(())
     }
@@ -880,12 +873,12 @@ fn tell_limit(limited: &Limited, response: &mut ResponseHeader) -> Result<()> {
     const SECOND_NS: u64 = 1_000_000_000;
     let Limited {
         rule,
-        quota,
+        burst,
         window_s,
         stand,
     } = limited;
     let reset_s = stand.reset_ns.div_ceil(SECOND_NS);
-    let policy = format!("\"{rule}\";q={quota};w={window_s}");
+    let policy = format!("\"{rule}\";q={burst};w={window_s}");
     response.insert_header("RateLimit-Policy", policy)?;
     let left = format!("\"{rule}\";r={};t={reset_s}", stand.remaining);
     response.insert_header("RateLimit", left)?;
@@ -894,6 +887,41 @@ fn tell_limit(limited: &Limited, response: &mut ResponseHeader) -> Result<()> {
         response.insert_header(header::RETRY_AFTER, retry_s)?;
     }
     Ok(())
+}
+
+/// Says in headers what was said otherwise, so that rules, records and upstreams see what they would see of
+/// HTTP/1.1: the host, which HTTP/2 has in `:authority` and HTTP/1.0 may have in the target, and one line of
+/// cookies (RFC 9113, sections 8.3.1 and 8.2.3).
+fn complete_head(head: &mut RequestHeader) -> Result<()> {
+    if !head.headers.contains_key(header::HOST) {
+        let authority = match head.uri.authority() {
+            Some(authority) => Some(authority.to_string()),
+            None => target_authority(head.raw_path()),
+        };
+        if let Some(authority) = authority {
+            head.insert_header(header::HOST, authority)?;
+        }
+    }
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut cookies = head.headers.get_all(header::COOKIE).iter();
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for cookie in std::iter::once(second).chain(cookies) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(cookie.as_bytes());
+        }
+        head.insert_header(header::COOKIE, joined)?;
+    }
+    Ok(())
+}
+
+/// Whom an absolute target asks.
+fn target_authority(target: &[u8]) -> Option<String> {
+    let (_, rest) = std::str::from_utf8(target).ok()?.split_once("://")?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    Some(rest[..end].to_owned())
 }
 
 /// Changes the headers of a request as a map. Pingora's own head keeps the case of names in a second map

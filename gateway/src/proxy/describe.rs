@@ -67,13 +67,15 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-/// Host and port that were asked for; the port is the scheme's where none was said.
+/// Host and port that were asked for, the host without the dot that ends a full name, as routes are found;
+/// the port is the scheme's where none was said.
 fn server(head: &RequestHeader, secured: bool) -> (Option<String>, Option<u16>) {
     let Some(authority) = identity::authority(head) else {
         return (None, None);
     };
     let default = if secured { 443 } else { 80 };
     if let Some((host, port)) = identity::plain_authority(authority) {
+        let host = host.strip_suffix('.').unwrap_or(host);
         return (Some(host.to_ascii_lowercase()), port.or(Some(default)));
     }
     match authority.parse::<http::uri::Authority>() {
@@ -81,6 +83,7 @@ fn server(head: &RequestHeader, secured: bool) -> (Option<String>, Option<u16>) 
             let host = authority
                 .host()
                 .trim_matches(['[', ']'])
+                .trim_end_matches('.')
                 .to_ascii_lowercase();
             (Some(host), Some(authority.port_u16().unwrap_or(default)))
         }

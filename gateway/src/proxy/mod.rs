@@ -202,11 +202,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut CallContext,
     ) -> Result<()> {
-        call(ctx).rewrite(session, request)
+        call(ctx).rewrite(request)
     }
 
     async fn request_body_filter(

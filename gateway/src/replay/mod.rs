@@ -27,6 +27,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::config::{self, Config, Overrides};
 use crate::route::normalise;
 use crate::run;
+use crate::tail::clean::{clean, clean_json};
 
 use lines::{Parsed, Sources};
 use report::Summary;
@@ -195,7 +196,7 @@ impl Replay<'_> {
     fn replay(&mut self, record: &mut CallRecord) {
         self.summary.records += 1;
         let end_ns = ended_ns(record);
-        if end_ns + LATE_NS < self.now_ns {
+        if end_ns.saturating_add(LATE_NS) < self.now_ns {
             self.summary.late += 1;
         }
         self.advance(end_ns);
@@ -264,9 +265,10 @@ impl Replay<'_> {
                 Change::Resolved => summary.resolved += 1,
                 Change::Updated => return,
             }
+            // Names come from clients, and this may be a terminal.
             let line = match json {
-                true => alert.to_json(CLOCK),
-                false => line_of(change, alert),
+                true => clean_json(&alert.to_json(CLOCK)).into_owned(),
+                false => clean(&line_of(change, alert)).into_owned(),
             };
             if written.is_ok() {
                 *written = bar.suspend(|| writeln!(out, "{line}"));
@@ -278,7 +280,7 @@ impl Replay<'_> {
         self.summary.bad_lines += 1;
         let told = self.summary.bad_lines;
         self.bar.suspend(|| match told {
-            ..=BAD_LINES_TOLD => eprintln!("{source}:{line}: no record: {why}"),
+            ..=BAD_LINES_TOLD => eprintln!("{source}:{line}: no record: {}", clean(why)),
             _ if told == BAD_LINES_TOLD + 1 => {
                 eprintln!("more lines that are no records are counted")
             }
@@ -291,7 +293,8 @@ impl Replay<'_> {
 fn line_of(change: Change, alert: &Alert) -> String {
     let at_ns = match change {
         Change::Resolved => alert.resolved_ns.unwrap_or(alert.seen_ns),
-        _ => alert.opened_ns,
+        // The same alert may have been opened before.
+        _ => alert.seen_ns,
     };
     let examples: Vec<String> = alert.examples.iter().map(ToString::to_string).collect();
     let examples = match examples.is_empty() {

@@ -37,7 +37,8 @@ pub(super) struct Summary {
 /// Said where rules before forwarding were replayed.
 const LESS_WAS_KNOWN: &str = "\
 Rules before forwarding were asked what records tell: of headers those that were recorded, and
-client.tcp.* as at the end of the call. What a record does not have counts as unanswered.";
+client.tcp.* as at the end of the call. What a record does not have counts as unanswered.
+Limits of calls that are open at a time were not replayed.";
 
 impl Summary {
     fn records_per_s(&self) -> f64 {

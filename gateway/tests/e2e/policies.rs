@@ -62,6 +62,46 @@ fn a_rule_denies_before_anything_is_forwarded() {
 }
 
 #[test]
+fn a_host_cannot_be_hidden_from_a_rule() {
+    let (backend, calltap, mut client) = started(
+        r#"
+        [[policies.rules]]
+        name = "not-here"
+        when = 'server.address == "admin.test"'
+        then = "deny"
+        [[policies.rules]]
+        name = "known-hosts"
+        when = '!(http.request.header["host"] in ["api.test"])'
+        then = "deny"
+        status = 421
+        on_error = "match"
+        "#,
+    );
+    for (head, expected) in [
+        ("GET /bytes/1 HTTP/1.1\r\nHost: api.test", 200),
+        ("GET /bytes/1 HTTP/1.1\r\nHost: admin.test", 403),
+        ("GET /bytes/1 HTTP/1.1\r\nHost: ADMIN.test.", 403),
+        ("GET http://admin.test/bytes/1 HTTP/1.0", 403),
+        ("GET http://other.test/bytes/1 HTTP/1.0", 421),
+        ("GET http://api.test/bytes/1 HTTP/1.0", 200),
+    ] {
+        client.send(format!("{head}\r\n\r\n"));
+        assert_eq!(client.response("GET").status(), expected, "{head}");
+        client = Client::connect(calltap.address());
+    }
+    let hosts: Vec<_> = backend
+        .shared()
+        .served(2)
+        .iter()
+        .map(|served| served.head.header("host").map(str::to_owned))
+        .collect();
+    assert_eq!(
+        hosts,
+        [Some("api.test".to_owned()), Some("api.test".to_owned())]
+    );
+}
+
+#[test]
 fn a_path_cannot_be_hidden_from_a_rule() {
     let (backend, calltap, mut client) = started(
         r#"
@@ -108,7 +148,7 @@ fn who_calls_too_often_is_told_when_to_come_again() {
             "{limit}"
         );
         let policy = response.head.header("ratelimit-policy");
-        assert_eq!(policy, Some("\"per-client\";q=60;w=3600"));
+        assert_eq!(policy, Some("\"per-client\";q=2;w=120"));
         assert_eq!(response.head.header("retry-after"), None);
     }
     let refused = client.get("/bytes/1");

@@ -64,6 +64,50 @@ fn http2_by_prior_knowledge_shares_its_connection() {
     }
 }
 
+#[test]
+fn rules_and_upstreams_see_the_host_and_the_cookies_of_http2() {
+    let (backend, calltap) = start(
+        r#"
+        defaults.listener.h2c = true
+        records.request_headers = ["host"]
+        [[policies.rules]]
+        name = "known"
+        when = '''http.request.header["host"] == "api.test"
+            && http.request.header["cookie"] == "a=1; b=2; c=3"'''
+        then = "allow"
+        [[policies.rules]]
+        name = "others"
+        when = "true"
+        then = "deny"
+        "#,
+    );
+    let url = format!("http://{}/bytes/7", calltap.address());
+    for (host, expected) in [("Host: api.test", "2 200"), ("Host: evil.test", "2 403")] {
+        let said = curl(&[
+            "--http2-prior-knowledge",
+            "-H",
+            host,
+            "-H",
+            "Cookie: a=1",
+            "-H",
+            "Cookie: b=2; c=3",
+            &url,
+        ]);
+        assert_eq!(said, expected, "{host}");
+    }
+    let served = backend.shared().served(1);
+    let head = &served[0].head;
+    assert_eq!(head.header("host"), Some("api.test"));
+    assert_eq!(head.header("cookie"), Some("a=1; b=2; c=3"));
+    let mut hosts: Vec<String> = calltap
+        .finish(2)
+        .iter()
+        .map(|record| record.text("http.request.header.host").to_owned())
+        .collect();
+    hosts.sort();
+    assert_eq!(hosts, ["api.test", "evil.test"]);
+}
+
 /// A call by curl to a TLS listener.
 fn secure_call(flag: &str) -> (String, Record) {
     let launch = Launch::new();

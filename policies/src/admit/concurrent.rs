@@ -14,6 +14,11 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct Gate {
     open_max: u32,
+    open: Arc<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, u32>>; SHARDS],
 }
@@ -22,31 +27,38 @@ pub struct Gate {
 #[derive(Debug)]
 #[must_use = "dropping it says that the call is over"]
 pub struct Place {
-    gate: Arc<Gate>,
+    open: Arc<Open>,
     key: u64,
 }
 
 impl Gate {
     /// Lets each key have so many calls open.
-    pub fn new(open_max: u32) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(open_max: u32) -> Self {
+        Self {
             open_max,
-            hasher: RandomState::new(),
-            shards: Default::default(),
-        })
+            open: Arc::default(),
+        }
+    }
+
+    /// Counts the calls that another one has let in, and goes on to let in.
+    pub fn continue_from(&mut self, other: &Self) {
+        self.open = Arc::clone(&other.open);
     }
 
     /// A place for a call of `key`; `None` when all of its places are taken.
-    pub fn enter(self: &Arc<Self>, key: &str) -> Option<Place> {
-        let key = self.hasher.hash_one(key);
-        let mut shard = self.shard(key);
+    pub fn enter(&self, key: &str) -> Option<Place> {
+        let key = self.open.hasher.hash_one(key);
+        let mut shard = self.open.shard(key);
         let open = shard.entry(key).or_default();
         if *open >= self.open_max {
+            if *open == 0 {
+                shard.remove(&key);
+            }
             return None;
         }
         *open += 1;
         Some(Place {
-            gate: Arc::clone(self),
+            open: Arc::clone(&self.open),
             key,
         })
     }
@@ -54,10 +66,12 @@ impl Gate {
     /// How many keys have a call open.
     pub fn keys(&self) -> usize {
         (0..SHARDS)
-            .map(|shard| self.shard(shard as u64).len())
+            .map(|shard| self.open.shard(shard as u64).len())
             .sum()
     }
+}
 
+impl Open {
     fn shard(&self, key: u64) -> MutexGuard<'_, HashMap<u64, u32>> {
         self.shards[key as usize % SHARDS]
             .lock()
@@ -67,7 +81,7 @@ impl Gate {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut shard = self.gate.shard(self.key);
+        let mut shard = self.open.shard(self.key);
         if let Some(open) = shard.get_mut(&self.key) {
             *open -= 1;
             if *open == 0 {
@@ -91,6 +105,22 @@ mod tests {
         assert!(other.is_some(), "another key");
         drop(first);
         assert!(gate.enter("a").is_some());
+    }
+
+    #[test]
+    fn who_continues_counts_what_is_open() {
+        let before = Gate::new(2);
+        let first = before.enter("a").expect("a place");
+        let _second = before.enter("a").expect("another one");
+        for (open_max, is_let_in) in [(2, false), (1, false), (3, true)] {
+            let mut after = Gate::new(open_max);
+            after.continue_from(&before);
+            assert_eq!(after.enter("a").is_some(), is_let_in, "{open_max}");
+        }
+        let mut after = Gate::new(2);
+        after.continue_from(&before);
+        drop(first);
+        assert!(after.enter("a").is_some());
     }
 
     #[test]

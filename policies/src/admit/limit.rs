@@ -31,6 +31,12 @@ impl Rate {
     fn interval_ns(self) -> u64 {
         (self.window_s.saturating_mul(SECOND_NS) / self.quota.max(1)).max(1)
     }
+
+    /// After how many seconds a burst that was used up is had again.
+    pub fn refill_s(self) -> u64 {
+        let refill_ns = self.interval_ns().saturating_mul(self.burst);
+        refill_ns.div_ceil(SECOND_NS)
+    }
 }
 
 /// Where a key stands, this call included.
@@ -108,7 +114,7 @@ impl Limiter {
         let reset_ns = if allowed { next_ns } else { full_ns } - now_ns;
         let remaining = (burst_ns - reset_ns.min(burst_ns)) / interval;
         let retry_ns = match remaining {
-            0 => (reset_ns + interval).saturating_sub(burst_ns),
+            0 => reset_ns.saturating_add(interval).saturating_sub(burst_ns),
             _ => 0,
         };
         Stand {

@@ -52,9 +52,9 @@ pub struct Decision {
 pub struct Limited {
     /// The rule.
     pub rule: String,
-    /// So many calls...
-    pub quota: u64,
-    /// ...in so many seconds.
+    /// So many calls at once...
+    pub burst: u64,
+    /// ...of which all are had again after so many seconds.
     pub window_s: u64,
     /// Where its key stands now.
     pub stand: Stand,
@@ -97,7 +97,7 @@ pub enum Then {
         /// By what calls are counted.
         key: Key,
         /// How many, and who has how many.
-        gate: Arc<Gate>,
+        gate: Gate,
     },
     /// Notes that it applied.
     Tag,
@@ -115,7 +115,7 @@ pub enum OnError {
 /// Rules in order, with what became of them.
 #[derive(Debug, Default)]
 pub struct Rules {
-    rules: Vec<(Rule, Tally)>,
+    rules: Vec<(Rule, Arc<Tally>)>,
 }
 
 /// How often a rule did what.
@@ -125,7 +125,7 @@ struct Tally {
     unanswered: AtomicU64,
 }
 
-/// How often a rule did what, since the rules were read.
+/// How often a rule did what, since it was first read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count<'r> {
     /// The rule.
@@ -155,33 +155,44 @@ impl Then {
 impl Rules {
     /// These, in this order.
     pub fn new(rules: Vec<Rule>) -> Self {
-        let rules = rules.into_iter().map(|rule| (rule, Tally::default()));
+        let rules = rules.into_iter().map(|rule| (rule, Arc::default()));
         Self {
             rules: rules.collect(),
         }
     }
 
-    /// Lets every limit count on that `before` has by the same name with the same key and rate: a reload
-    /// gives nobody new calls. Both may be asked meanwhile.
+    /// Lets every limit count on that `before` has by the same name with the same key, and the same rate
+    /// where it has one: a reload gives nobody new calls. What rules did before that are called the same
+    /// and do the same stays counted. Both may be asked meanwhile.
     pub fn continue_from(&mut self, before: &Self) {
-        for (rule, _) in &mut self.rules {
-            let Then::Limit { key, limiter } = &mut rule.then else {
+        for (rule, tally) in &mut self.rules {
+            let mut same = before.rules.iter().filter(|(other, _)| {
+                other.name == rule.name && other.then.word() == rule.then.word()
+            });
+            let Some((other, counted)) = same.next() else {
                 continue;
             };
-            let same = before
-                .rules
-                .iter()
-                .find_map(|(other, _)| match &other.then {
+            if other.dry_run == rule.dry_run {
+                *tally = Arc::clone(counted);
+            }
+            match (&mut rule.then, &other.then) {
+                (
+                    Then::Limit { key, limiter },
                     Then::Limit {
                         key: other_key,
-                        limiter,
-                    } if other.name == rule.name && other_key.source() == key.source() => {
-                        Some(limiter)
-                    }
-                    _ => None,
-                });
-            if let Some(same) = same.filter(|same| same.rate() == limiter.rate()) {
-                limiter.continue_from(same);
+                        limiter: other,
+                    },
+                ) if key.source() == other_key.source() && limiter.rate() == other.rate() => {
+                    limiter.continue_from(other);
+                }
+                (
+                    Then::Concurrent { key, gate },
+                    Then::Concurrent {
+                        key: other_key,
+                        gate: other,
+                    },
+                ) if key.source() == other_key.source() => gate.continue_from(other),
+                _ => {}
             }
         }
     }
@@ -228,6 +239,9 @@ impl Rules {
                     }
                     if !rule.dry_run {
                         policy.ratelimit_key = (!key.names_header()).then(|| counted.into_owned());
+                        // What another limit leaves is not what this one does.
+                        policy.ratelimit_remaining = None;
+                        tightest = None;
                     }
                     Some(Verdict::Limit)
                 }
@@ -246,8 +260,8 @@ impl Rules {
                         policy.ratelimit_remaining = Some(stand.remaining);
                         tightest = Some(Limited {
                             rule: rule.name.clone(),
-                            quota: limiter.rate().quota,
-                            window_s: limiter.rate().window_s,
+                            burst: limiter.rate().burst,
+                            window_s: limiter.rate().refill_s(),
                             stand,
                         });
                     }

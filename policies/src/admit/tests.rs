@@ -160,6 +160,72 @@ fn a_limit_that_stays_the_same_counts_on_after_a_reload() {
         let mut after = limit(name, key, quota);
         after.continue_from(&before);
         assert_eq!(admitted(&after, "/").0, verdict, "{name} {key} {quota}");
+        let applied: Vec<_> = after.counts().map(|count| count.applied).collect();
+        let expected = if name == "one" {
+            before.counts().map(|count| count.applied).collect()
+        } else {
+            vec![0]
+        };
+        assert_eq!(applied, expected, "{name} {key} {quota}");
+    }
+}
+
+#[test]
+fn all_addresses_of_one_ipv6_subscriber_share_a_limit() {
+    let limiter = Limiter::new(
+        Rate {
+            quota: 1,
+            window_s: 3_600,
+            burst: 1,
+        },
+        64,
+    );
+    let key = Key::read(r#"client.address + " " + url.path"#, AT_ADMISSION).unwrap();
+    let rules = Rules::new(vec![rule("one", "true", Then::Limit { key, limiter })]);
+    for (client, verdict) in [
+        ("[2001:db8:1:2::1]:4000", Verdict::Allow),
+        ("[2001:db8:1:2:ffff::9]:4000", Verdict::Limit),
+        ("[2001:db8:1:3::1]:4000", Verdict::Allow),
+        ("192.0.2.7:4000", Verdict::Allow),
+        ("192.0.2.8:4000", Verdict::Allow),
+        ("[::ffff:192.0.2.8]:4000", Verdict::Limit),
+    ] {
+        let exchange = Exchange {
+            client_address: Some(client.parse().unwrap()),
+            ..exchange("/")
+        };
+        let head = Head::new(&exchange, "/", &Client);
+        let mut policy = Policy::default();
+        let decision = rules.admit(&head, &mut policy, 1);
+        assert_eq!(decision.verdict, verdict, "{client}");
+        if client.contains("2001:db8:1:2") {
+            let key = policy.ratelimit_key.as_deref();
+            assert_eq!(key, Some("2001:db8:1:2::/64 /"));
+        }
+    }
+}
+
+#[test]
+fn a_key_may_compute_with_an_address_and_has_the_64_in_it() {
+    let exchange = Exchange {
+        client_address: Some("[2001:db8:1:2::7]:4000".parse().unwrap()),
+        ..exchange("/")
+    };
+    let head = Head::new(&exchange, "/", &Client);
+    for (key, expected) in [
+        (
+            r#"cidr("2001:db8:1:2::7/128").containsIP(client.address) ? "it" : client.address"#,
+            "it",
+        ),
+        (
+            r#"cidr("10.0.0.0/8").containsIP(client.address) ? "inside" : client.address"#,
+            "2001:db8:1:2::/64",
+        ),
+        (r#"client . address + "!""#, "2001:db8:1:2::/64!"),
+        (r#"client.address == "2001:db8:1:2::7""#, "true"),
+    ] {
+        let key = Key::read(key, AT_ADMISSION).unwrap();
+        assert_eq!(key.of(&head).as_deref(), Ok(expected));
     }
 }
 
@@ -196,7 +262,10 @@ fn the_tightest_limit_is_told() {
         last = Some((decision.limit.unwrap(), policy));
     }
     let (limit, policy) = last.unwrap();
-    assert_eq!((limit.rule.as_str(), limit.quota), ("few", 60));
+    assert_eq!(
+        (limit.rule.as_str(), limit.burst, limit.window_s),
+        ("few", 2, 2)
+    );
     assert_eq!(limit.stand.retry_ns, 1_000_000_000);
     assert_eq!(policy.matched, ["few:limit"]);
     assert_eq!(policy.decision, Some("limit"));

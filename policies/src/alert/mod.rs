@@ -250,6 +250,8 @@ pub struct Alerts {
     opened: u64,
     muted: [bool; DETECTORS.len()],
     swept_ns: u64,
+    /// Until then nobody looks for a place to make.
+    full_until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -277,6 +279,7 @@ impl Alerts {
                 .each_ref()
                 .map(|info| muted.contains(&info.detector)),
             swept_ns: 0,
+            full_until_ns: 0,
         }
     }
 
@@ -292,7 +295,10 @@ impl Alerts {
         let detector = signal.detector;
         let of_detector = self.terms.alerts_max / DETECTORS.len();
         let mut key = (detector, signal.subject.clone());
-        if !self.kept.contains_key(&key) && self.open_of[detector as usize] >= of_detector.max(1) {
+        if !self.kept.contains_key(&key)
+            && self.open_of[detector as usize] >= of_detector.max(1)
+            && !self.forget_resolved(detector, now_ns)
+        {
             // Many at once are one event. It has a place of its own beside those of the detector.
             key.1 = Subject::Everyone;
         }
@@ -313,6 +319,32 @@ impl Alerts {
         };
         *told_ns = now_ns;
         self.changed.push((change, key));
+    }
+
+    /// Makes room for one more of a detector's: what has been quiet for longest and is resolved goes, so
+    /// that decoys do not take the places of those that come after them.
+    fn forget_resolved(&mut self, detector: Detector, now_ns: u64) -> bool {
+        if now_ns < self.full_until_ns {
+            return false;
+        }
+        let resolved = self.kept.iter().filter(|((of, subject), kept)| {
+            *of == detector
+                && *subject != Subject::Everyone
+                && kept.alert.state == State::Resolved
+                && self
+                    .changed
+                    .iter()
+                    .all(|(_, changed)| (changed.0, &changed.1) != (*of, subject))
+        });
+        let oldest = resolved.min_by_key(|(_, kept)| kept.alert.seen_ns);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
+            // A storm does not look each time.
+            self.full_until_ns = now_ns + SWEEP_NS;
+            return false;
+        };
+        self.kept.remove(&key);
+        self.open_of[detector as usize] -= 1;
+        true
     }
 
     fn open(&mut self, key: (Detector, Subject), signal: Signal<'_>, now_ns: u64) {
@@ -437,7 +469,10 @@ impl Alert {
             self.usual = usual;
             self.summary = summary;
         }
-        self.source = self.source.or(source.map(client_of));
+        // Many sources are not one that could be denied.
+        if self.subject != Subject::Everyone {
+            self.source = self.source.or(source.map(client_of));
+        }
         if let Some(call) = call {
             self.spent.add(call);
             if self.examples.len() < EXAMPLES_MAX && !self.examples.contains(&call.uid) {

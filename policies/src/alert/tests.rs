@@ -76,6 +76,31 @@ fn a_storm_of_subjects_becomes_one_alert_about_everyone() {
 }
 
 #[test]
+fn decoys_that_are_over_make_room_and_everyone_is_nobody_to_deny() {
+    let mut alerts = Alerts::new(TERMS, 7, &[]);
+    let from = |client: u32| Signal {
+        source: Some(IpAddr::from(client.to_be_bytes())),
+        ..signal(client, 1e-9)
+    };
+    for decoy in 0..20 {
+        alerts.raise(from(decoy), SECOND_NS);
+    }
+    let source = |alerts: &Alerts, subject: Subject| {
+        let mut of = alerts.iter().filter(|alert| alert.subject == subject);
+        of.next().map(|alert| alert.source)
+    };
+    assert_eq!(source(&alerts, Subject::Everyone), Some(None));
+    // The decoys are silent, and resolved.
+    alerts.tick(100 * SECOND_NS);
+    changes(&mut alerts);
+    let attacker = Subject::client(IpAddr::from(99_u32.to_be_bytes()));
+    alerts.raise(from(99), 101 * SECOND_NS);
+    let denied = Some(Some(IpAddr::from(99_u32.to_be_bytes())));
+    assert_eq!(source(&alerts, attacker), denied);
+    assert_eq!(alerts.iter().count(), 11);
+}
+
+#[test]
 fn the_budget_holds_whatever_the_rate_of_looks() {
     for looks_per_s in [1_u64, 100, 20_000] {
         let mut budget = Budget::new(24.0);

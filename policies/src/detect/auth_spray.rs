@@ -1,7 +1,7 @@
 //! Many clients that are refused, each a few times: stolen passwords are being tried, from many addresses
 //! so that none stands out.
 //!
-//! **Idea.** The first few outcomes of each client on a route, and only those: whether the share of clients
+//! **Idea.** The first outcomes of each client on a route, and only those: whether the share of clients
 //! that are refused has risen over what it is. One client's later outcomes are [`super::auth_failures`]'s.
 //!
 //! **Constants.** [`FIRST`] outcomes of a client on a route count, and again after an hour: a few who guess

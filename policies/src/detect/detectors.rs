@@ -160,7 +160,7 @@ impl Detectors {
             route_latency::observe(&call, &mut route.latency, name, desk);
             route_size::observe(&call, &mut route.size, name, desk);
             if !is_unknown {
-                self.novelty.called(&call, &route.novelty, &name, desk);
+                self.novelty.called(&call, &route.novelty, name, desk);
             }
             novelty::observe(&call, hasher, &mut route.novelty, name, desk);
         }

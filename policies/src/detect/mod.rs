@@ -96,6 +96,38 @@ impl Detector {
         &DETECTORS[self as usize]
     }
 
+    /// Whether its alerts are about a client that proved its address.
+    pub fn names_client(self) -> bool {
+        match self {
+            Self::RouteRate
+            | Self::RouteErrors
+            | Self::RouteLatency
+            | Self::RouteSize
+            | Self::Novelty
+            | Self::AuthSpray
+            | Self::AuthAccount
+            | Self::TokenSharing
+            | Self::Sequence
+            | Self::NetworkShift
+            | Self::HalfOpen
+            | Self::SynFlood => false,
+            Self::ClientRate
+            | Self::CostShare
+            | Self::ObjectEnumeration
+            | Self::AuthFailures
+            | Self::UnknownPaths
+            | Self::Scraping
+            | Self::Regularity
+            | Self::Injection
+            | Self::OverlappingRanges
+            | Self::StackChange
+            | Self::SlowRequest
+            | Self::SlowRead
+            | Self::ListenerScan
+            | Self::ConnectionChurn => true,
+        }
+    }
+
     /// By its name.
     pub fn by_name(name: &str) -> Option<Self> {
         let info = DETECTORS.iter().find(|info| info.name == name);

@@ -1,7 +1,7 @@
 //! From the text of an expression to closures, and what is wrong with it on the way.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -13,6 +13,7 @@ use cel::common::ast::{
 };
 use regex::Regex;
 
+use crate::detect::DETECTORS;
 use crate::network::{BadNetwork, Network};
 
 use super::interpret::Interpreted;
@@ -55,7 +56,7 @@ type Lowered<T> = Result<T, Refusal>;
 
 pub(super) fn condition(source: &str, known: Known) -> Result<Code<bool>, Mistake> {
     let program = parse(source)?;
-    let reader = Reader::new(&program, known);
+    let reader = Reader::new(source, &program, known);
     reader.boolean_or(
         program.expression(),
         "gives",
@@ -63,12 +64,12 @@ pub(super) fn condition(source: &str, known: Known) -> Result<Code<bool>, Mistak
     )
 }
 
-/// Its code, and whether it names a header.
-pub(super) fn key(source: &str, known: Known) -> Result<(TextCode, bool), Mistake> {
+/// The code, whether it names a header, and the fields with clients' addresses that it names.
+pub(super) fn key(source: &str, known: Known) -> Result<(TextCode, bool, Vec<usize>), Mistake> {
     let program = parse(source)?;
-    let reader = Reader::new(&program, known);
+    let reader = Reader::new(source, &program, known);
     let code = key_code(&reader, program.expression())?;
-    Ok((code, reader.names_header.get()))
+    Ok((code, reader.names_header.get(), reader.addresses.take()))
 }
 
 fn key_code(reader: &Reader<'_>, root: &IdedExpr) -> Result<TextCode, Mistake> {
@@ -229,11 +230,16 @@ fn is_operator(name: &str) -> bool {
 }
 
 struct Reader<'p> {
+    source: &'p str,
     info: &'p SourceInfo,
     known: Known,
     names_header: Cell<bool>,
+    addresses: RefCell<Vec<usize>>,
     written_out: Cell<usize>,
 }
+
+/// Where clients' addresses stand.
+const ADDRESSES: [&str; 2] = ["client.address", "network.peer.address"];
 
 /// What a chain of names stands for.
 enum Named {
@@ -243,12 +249,14 @@ enum Named {
 }
 
 impl<'p> Reader<'p> {
-    fn new(program: &'p Program, known: Known) -> Self {
+    fn new(source: &'p str, program: &'p Program, known: Known) -> Self {
         let info = program.source_info();
         Self {
+            source,
             info,
             known,
             names_header: Cell::new(false),
+            addresses: RefCell::default(),
             written_out: Cell::new(0),
         }
     }
@@ -259,10 +267,11 @@ impl<'p> Reader<'p> {
         while let Expr::Select(select) = &first.expr {
             first = &select.operand;
         }
-        let column = self
-            .info
-            .offset_for(first.id)
-            .map_or(1, |(start, _)| start as usize + 1);
+        let start = self.info.offset_for(first.id);
+        let start = start.map_or(0, |(start, _)| start as usize);
+        // Offsets are in bytes.
+        let before = self.source.get(..start).unwrap_or(self.source);
+        let column = before.chars().count() + 1;
         Mistake {
             column,
             message,
@@ -343,6 +352,10 @@ impl<'p> Reader<'p> {
             if !(self.known.when)(name) {
                 let message = format!("{name} {}", self.known.otherwise);
                 return Err(self.mistake(at, message, None));
+            }
+            let mut addresses = self.addresses.borrow_mut();
+            if ADDRESSES.contains(&name) && !addresses.contains(&index) {
+                addresses.push(index);
             }
             return Ok(match FIELDS[index].value {
                 ValueKind::FreeKeys => Named::Keys(index),
@@ -673,6 +686,23 @@ impl<'p> Reader<'p> {
         Err(self.mistake(literal, message, Some(remedy)).into())
     }
 
+    /// Findings are those of calltap's own detectors.
+    fn check_finding(&self, list: &IdedExpr, literal: &IdedExpr) -> Lowered<()> {
+        let (Some("findings"), Some(name)) = (dotted(list).as_deref(), text_literal(literal))
+        else {
+            return Ok(());
+        };
+        let known = || DETECTORS.iter().map(|info| info.name);
+        if known().any(|known| known == name) {
+            return Ok(());
+        }
+        let remedy =
+            nearest_among(&name, known()).map(|nearest| format!("did you mean {nearest:?}?"));
+        Err(self
+            .mistake(literal, format!("no detector is named {name:?}"), remedy)
+            .into())
+    }
+
     fn order(
         &self,
         at: &IdedExpr,
@@ -737,6 +767,7 @@ impl<'p> Reader<'p> {
                 Ok(facts.key(field, &key).is_some())
             })));
         }
+        self.check_finding(set, value)?;
         match (self.lower(value)?, self.lower(set)?) {
             (Typed::Text(value), Typed::List(list)) => Ok(Typed::Boolean(Box::new(move |facts| {
                 let value = value(facts)?;
@@ -986,6 +1017,7 @@ fn text_literal(expr: &IdedExpr) -> Option<String> {
 fn number_literal(expr: &IdedExpr) -> Option<i64> {
     match &expr.expr {
         Expr::Literal(LiteralValue::Int(number)) => Some(*number.inner()),
+        Expr::Literal(LiteralValue::UInt(number)) => i64::try_from(*number.inner()).ok(),
         _ => None,
     }
 }

@@ -15,8 +15,11 @@ mod interpret;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 
 use calltap_correlate::record::FIELDS;
+
+use crate::alert::client_of;
 
 /// What an expression is asked about: fields of the record by their place in [`FIELDS`].
 pub trait Facts {
@@ -52,6 +55,8 @@ pub struct Key {
     source: String,
     run: TextCode,
     names_header: bool,
+    /// Fields with a client's address that it names.
+    addresses: Vec<usize>,
 }
 
 /// What is wrong with an expression.
@@ -105,12 +110,13 @@ impl Key {
     /// # Errors
     /// As for [`Condition::read`].
     pub fn read(source: &str, known: Known) -> Result<Self, Mistake> {
-        let (run, names_header) = check::key(source, known)?;
+        let (run, names_header, addresses) = check::key(source, known)?;
         let source = source.to_owned();
         Ok(Self {
             source,
             run,
             names_header,
+            addresses,
         })
     }
 
@@ -124,12 +130,30 @@ impl Key {
         self.names_header
     }
 
-    /// Asks it.
+    /// Asks it. Where an IPv6 client's address is part of what it gives, that has the /64, which one
+    /// subscriber has to itself.
     ///
     /// # Errors
     /// As for [`Condition::holds`].
     pub fn of<'f>(&self, facts: &'f dyn Facts) -> Result<Cow<'f, str>, Unanswered> {
-        (self.run)(facts)
+        let mut key = (self.run)(facts)?;
+        for &field in &self.addresses {
+            if let Some(address) = facts.text(field)
+                && address.contains(':')
+                && let Some(network) = subscriber(&address)
+            {
+                key = key.replace(&*address, &network).into();
+            }
+        }
+        Ok(key)
+    }
+}
+
+/// The /64 of an IPv6 address.
+fn subscriber(address: &str) -> Option<String> {
+    match client_of(address.parse().ok()?) {
+        network @ IpAddr::V6(_) => Some(format!("{network}/64")),
+        IpAddr::V4(_) => None,
     }
 }
 

@@ -235,6 +235,18 @@ fn mistakes_are_found_before_any_call_comes() {
         Some("write 10.0.0.0/8, fd00::/8 or one address"),
     );
     wrong(
+        "user_agent.original == \"Käse\" && ulr.path == \"/\"",
+        34,
+        "ulr.path is no field of the record",
+        Some("did you mean url.path?"),
+    );
+    wrong(
+        "\"injecton\" in findings",
+        1,
+        "no detector is named \"injecton\"",
+        Some("did you mean \"injection\"?"),
+    );
+    wrong(
         "response.flags.exists(f, f == ulr.path)",
         31,
         "ulr.path is no field of the record",

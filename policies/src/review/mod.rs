@@ -31,6 +31,8 @@ pub use secrets::{REDACTED, Secrets};
 pub struct Review {
     /// By these rules. They may be exchanged at any time: nothing is remembered between two records.
     pub rules: Arc<RecordRules>,
+    /// Fields are hidden from every reader of records, and what may repeat them in words is to be, too.
+    pub hides_words: bool,
 }
 
 /// What becomes of a record.
@@ -80,7 +82,7 @@ pub enum ThenRecord {
 /// Rules in order, with what became of them.
 #[derive(Debug, Default)]
 pub struct RecordRules {
-    rules: Vec<(RecordRule, Tally)>,
+    rules: Vec<(RecordRule, Arc<Tally>)>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,7 @@ struct Tally {
     unanswered: AtomicU64,
 }
 
-/// How often a rule did what, since the rules were read.
+/// How often a rule did what, since it was first read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordCount<'r> {
     /// The rule.
@@ -124,7 +126,11 @@ impl ThenRecord {
 impl Review {
     /// Changes a finished record, and says what becomes of it.
     pub fn judge(&self, record: &mut CallRecord) -> Fate {
-        self.rules.judge(record)
+        let fate = self.rules.judge(record);
+        if self.hides_words && fate == Fate::Kept {
+            redact::hide_words(record);
+        }
+        fate
     }
 }
 
@@ -141,11 +147,24 @@ impl RecordRules {
             }
         };
         let rules = rules.into_iter().map(|rule| {
-            let tally = tally(&rule);
+            let tally = Arc::new(tally(&rule));
             (rule, tally)
         });
         Self {
             rules: rules.collect(),
+        }
+    }
+
+    /// What rules of `before` did that are called the same and do the same stays counted.
+    pub fn continue_from(&mut self, before: &Self) {
+        for (_, tally) in &mut self.rules {
+            let same = before
+                .rules
+                .iter()
+                .find(|(_, other)| other.mark == tally.mark);
+            if let Some((_, same)) = same {
+                *tally = Arc::clone(same);
+            }
         }
     }
 

@@ -94,8 +94,9 @@ impl Redact {
         Ok(())
     }
 
-    /// Hides it.
+    /// Hides it, and what may repeat it: by what a limit counted, and what detectors say in words.
     pub fn hide(&self, record: &mut CallRecord) {
+        hide_words(record);
         for field in &self.fields {
             record.clear(*field);
         }
@@ -120,5 +121,15 @@ impl Redact {
                 REDACTED.clone_into(value);
             }
         }
+    }
+}
+
+/// Hides what repeats other fields in words: by what a limit counted, and what detectors say.
+pub(super) fn hide_words(record: &mut CallRecord) {
+    if let Some(key) = &mut record.ratelimit_key {
+        REDACTED.clone_into(key);
+    }
+    for finding in &mut record.findings {
+        finding.reason = REDACTED.into();
     }
 }

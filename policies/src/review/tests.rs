@@ -119,6 +119,50 @@ fn what_is_redacted_is_still_asked_for() {
 }
 
 #[test]
+fn what_is_redacted_does_not_stay_in_words() {
+    let record = CallRecord {
+        ratelimit_key: Some("192.0.2.7".to_owned()),
+        findings: vec![Finding {
+            detector: "injection".into(),
+            score: Some(100),
+            reason: "192.0.2.7 sent requests that look like code".into(),
+        }],
+        ..record()
+    };
+    let mut by_all = record.clone();
+    let hide = rule("hide", "true", redact(&["client.address"]));
+    let (_, kept) = judged(vec![hide], record);
+    let told = format!("{kept:?}");
+    assert!(!told.contains("192.0.2.7"), "{told}");
+    assert_eq!(kept.findings[0].detector, "injection");
+    let review = Review {
+        hides_words: true,
+        ..Review::default()
+    };
+    assert_eq!(review.judge(&mut by_all), Fate::Kept);
+    let words = (&by_all.ratelimit_key, &by_all.findings[0].reason);
+    assert_eq!(words, (&Some(REDACTED.to_owned()), &REDACTED.into()));
+}
+
+#[test]
+fn counters_go_on_where_a_rule_stays_what_it_was() {
+    let rules = |dry_run| {
+        RecordRules::new(vec![RecordRule {
+            dry_run,
+            ..rule("drop", "true", ThenRecord::Drop)
+        }])
+    };
+    let before = rules(true);
+    before.judge(&mut record());
+    for (dry_run, expected) in [(true, 1), (false, 0)] {
+        let mut after = rules(dry_run);
+        after.continue_from(&before);
+        let applied: Vec<u64> = after.counts().map(|count| count.applied).collect();
+        assert_eq!(applied, [expected]);
+    }
+}
+
+#[test]
 fn errors_and_slow_calls_are_kept_whatever_is_sampled() {
     let fate = |change: fn(&mut CallRecord)| {
         let mut record = record();

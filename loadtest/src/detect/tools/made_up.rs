@@ -445,8 +445,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::detect_tools::alerts;
-    use crate::detect_tools::template::class_of;
+    use crate::detect::tools::alerts;
+    use crate::detect::tools::template::class_of;
 
     #[test]
     fn the_first_day_begins_on_a_monday() {

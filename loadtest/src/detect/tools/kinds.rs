@@ -943,7 +943,7 @@ fn fat_api(drawing: &mut Drawing<'_>) -> anyhow::Result<Attack> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect_tools::arena::{is_benign, is_foe};
+    use crate::detect::tools::arena::{is_benign, is_foe};
     use std::collections::BTreeSet;
 
     #[test]
@@ -977,7 +977,7 @@ mod tests {
     #[test]
     fn detectors_are_called_by_their_names() {
         // Its text alone: nothing of it is linked.
-        let known = include_str!("../../../policies/src/detect/mod.rs");
+        let known = include_str!("../../../../policies/src/detect/mod.rs");
         for kind in KINDS {
             for detector in kind.detectors {
                 assert!(known.contains(&format!("\"{detector}\"")), "{detector}");
