@@ -159,6 +159,9 @@ pub(crate) struct ClientConnection {
     plain_read_at_call_end: AtomicU64,
     wire_read_at_call_end: AtomicU64,
     blocked_since_ns: AtomicU64,
+    /// So many bytes were written when the client had acknowledged them all, as last seen; `u64::MAX`:
+    /// never.
+    all_acked_at: AtomicU64,
     blocked_ns: AtomicU64,
     /// Nothing was read that belongs to no call yet.
     at_rest: AtomicBool,
@@ -268,6 +271,7 @@ impl ClientConnection {
             plain_read_at_call_end: AtomicU64::new(0),
             wire_read_at_call_end: AtomicU64::new(0),
             blocked_since_ns: AtomicU64::new(0),
+            all_acked_at: AtomicU64::new(u64::MAX),
             blocked_ns: AtomicU64::new(0),
             at_rest: AtomicBool::new(true),
             calls: AtomicU32::new(0),
@@ -786,10 +790,21 @@ impl ClientConnection {
             Doing::Head => live.doing = watch::Doing::Head,
             Doing::Call => self.wait_of_calls(&mut live),
         }
-        if let Some(ledger) = self.socket.ledger() {
+        let Some(ledger) = self.socket.ledger() else {
+            return live;
+        };
+        // A ledger is cold memory: of thousands of connections most have nothing new in theirs.
+        if live.doing == watch::Doing::Body {
             live.unread_bytes = Some(ledger.received_offset().saturating_sub(read));
-            live.unacked_bytes = Some(written.saturating_sub(ledger.acked_offset()));
-            live.window_closed_since_ns = ledger.window_closed_since_ns();
+        }
+        let unacked = match self.all_acked_at.load(Relaxed) == written {
+            true => 0,
+            false => written.saturating_sub(ledger.acked_offset()),
+        };
+        live.unacked_bytes = Some(unacked);
+        match unacked {
+            0 => self.all_acked_at.store(written, Relaxed),
+            _ => live.window_closed_since_ns = ledger.window_closed_since_ns(),
         }
         live
     }

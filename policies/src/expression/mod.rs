@@ -138,8 +138,8 @@ impl Key {
     pub fn of<'f>(&self, facts: &'f dyn Facts) -> Result<Cow<'f, str>, Unanswered> {
         let mut key = (self.run)(facts)?;
         for &field in &self.addresses {
-            if let Some(address) = facts.text(field)
-                && address.contains(':')
+            if key.contains(':')
+                && let Some(address) = facts.text(field)
                 && let Some(network) = subscriber(&address)
             {
                 key = key.replace(&*address, &network).into();

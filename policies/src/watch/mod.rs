@@ -72,14 +72,15 @@ pub struct LiveSocket {
     pub read_bytes: u64,
     /// Bytes that the gateway has written.
     pub written_bytes: u64,
-    /// Bytes that the kernel has received and the gateway has not read; absent where nobody counts.
+    /// Bytes of a request body that the kernel has received and the gateway has not read; absent where
+    /// nobody counts.
     pub unread_bytes: Option<u64>,
     /// Bytes that the gateway has written and the client has not acknowledged, sent or not; absent where
     /// nobody counts.
     pub unacked_bytes: Option<u64>,
     /// Since when the socket takes no more bytes of the gateway's, ns.
     pub blocked_since_ns: Option<u64>,
-    /// Since when the client's window is closed, ns.
+    /// Since when the client's window is closed, ns; absent where everything is acknowledged.
     pub window_closed_since_ns: Option<u64>,
 }
 
