@@ -16,6 +16,7 @@ use calltap_policies::admit::{Asked, Head, Limited, Place, Verdict};
 use calltap_tap::Ledger;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
+use pingora::http::authority::raw_target_authority;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::Session;
@@ -896,7 +897,9 @@ fn complete_head(head: &mut RequestHeader) -> Result<()> {
     if !head.headers.contains_key(header::HOST) {
         let authority = match head.uri.authority() {
             Some(authority) => Some(authority.to_string()),
-            None => target_authority(head.raw_path()),
+            None => raw_target_authority(head.raw_path())
+                .authority()
+                .map(|authority| String::from_utf8_lossy(authority).into_owned()),
         };
         if let Some(authority) = authority {
             head.insert_header(header::HOST, authority)?;
@@ -915,13 +918,6 @@ fn complete_head(head: &mut RequestHeader) -> Result<()> {
         head.insert_header(header::COOKIE, joined)?;
     }
     Ok(())
-}
-
-/// Whom an absolute target asks.
-fn target_authority(target: &[u8]) -> Option<String> {
-    let (_, rest) = std::str::from_utf8(target).ok()?.split_once("://")?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    Some(rest[..end].to_owned())
 }
 
 /// Changes the headers of a request as a map. Pingora's own head keeps the case of names in a second map

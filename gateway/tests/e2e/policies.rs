@@ -83,6 +83,7 @@ fn a_host_cannot_be_hidden_from_a_rule() {
         ("GET /bytes/1 HTTP/1.1\r\nHost: ADMIN.test.", 403),
         ("GET http://admin.test/bytes/1 HTTP/1.0", 403),
         ("GET http://other.test/bytes/1 HTTP/1.0", 421),
+        ("GET /bytes/1?next=http://api.test/ HTTP/1.0", 421),
         ("GET http://api.test/bytes/1 HTTP/1.0", 200),
     ] {
         client.send(format!("{head}\r\n\r\n"));

@@ -166,10 +166,10 @@ impl Rules {
     /// and do the same stays counted. Both may be asked meanwhile.
     pub fn continue_from(&mut self, before: &Self) {
         for (rule, tally) in &mut self.rules {
-            let mut same = before.rules.iter().filter(|(other, _)| {
+            let same = before.rules.iter().find(|(other, _)| {
                 other.name == rule.name && other.then.word() == rule.then.word()
             });
-            let Some((other, counted)) = same.next() else {
+            let Some((other, counted)) = same else {
                 continue;
             };
             if other.dry_run == rule.dry_run {

@@ -1,9 +1,9 @@
 //! Something that was not seen before: a route of a service that is known well (a method and a path), or a
 //! status on such a route, or a kind of client.
 //!
-//! **Idea.** Routes of a service, and what was seen on a route, are species, and the probability that the next call is of a new one is
-//! the share of calls whose species was seen once (I. J. Good, *The Population Frequencies of Species*, 1953,
-//! after Turing). So a route that shows new things all the time says little when it shows another, and one
+//! **Idea.** Routes of a service, and what was seen on a route, are species, and the probability that the next
+//! call is of a new one is the share of calls whose species was seen once (I. J. Good, *The Population
+//! Frequencies of Species*, 1953, after Turing). So a route that shows new things all the time says little when it shows another, and one
 //! that showed the same million times says much.
 //!
 //! **Constants.** [`SPECIES`] kinds a route, told apart by 64 bits of hash; a route with more is too varied

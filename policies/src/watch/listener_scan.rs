@@ -5,7 +5,8 @@
 //! ([`Evidence`]), as J. Jung et al. have it (*Fast Portscan Detection Using Sequential Hypothesis Testing*,
 //! 2004). How often a first connection stays empty is learned, never below [`USUAL_MIN`].
 //!
-//! **Habit.** A listener counts once for each client that comes back within a day, so a load balancer that probes all listeners with a connection is told of once.
+//! **Habit.** A listener counts once for each client that comes back within a day, so a load balancer that
+//! probes all listeners with a connection is told of once.
 //!
 //! **Constants.** Of first connections a tenth is empty before anything is known, so that seven listeners are
 //! enough; later four.
